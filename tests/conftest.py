@@ -1,0 +1,22 @@
+"""Fixtures shared by all tests: the repository, and where the real data lies."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Directory of the real archives; the test is skipped, with the reason, where it is absent."""
+    folder = Path(os.environ.get("MAMMOFLOW_REAL_DATA", REPOSITORY.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real data at {folder}: set MAMMOFLOW_REAL_DATA")
+    return folder

@@ -1,0 +1,185 @@
+"""The whole graph for real on phantoms: products, no-op, cost of a change, bad images, repair, kill -9 and resume."""
+
+import contextlib
+import json
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+
+from mammoflow import tables
+from workflow.harness import Workflow, make_workflow
+
+pytestmark = [pytest.mark.workflow, pytest.mark.slow]
+
+SECTIONS = {
+    "results": "results",
+    "store": "store",
+    "seed": 3,
+    "convert": {"long_side": 256},
+    "cohorts": {
+        "both": {"datasets": ["mias", "cbis_ddsm"], "splits": {"train": 0.5, "val": 0.25, "test": 0.25}, "folds": 2}
+    },
+    "runs": {
+        "tiny": {
+            "cohort": "both", "encoder": "resnet10t", "image_size": [128, 64], "epochs": 1, "batch_size": 8,
+            "processes": 2, "workers": 0, "evaluate": {"bootstrap": 100, "min_subgroup": 5},
+        }
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Workflow:
+    """Both archives through the whole graph, once."""
+    directory = tmp_path_factory.mktemp("graph")
+    datasets = {"mias": {"shards": 2}, "cbis_ddsm": {"shards": 2}}
+    workflow = make_workflow(directory, data=str(phantoms), datasets=datasets, **SECTIONS)
+    workflow.run()
+    return workflow
+
+
+def test_every_stage_leaves_its_products(finished: Workflow) -> None:
+    results = finished.directory / "results"
+    for dataset in ("mias", "cbis_ddsm"):
+        manifest = tables.read(results / dataset / "manifest.parquet", "manifest")
+        assert len(manifest) > 0
+        placed = manifest[manifest["exclude_reason"].isna()]
+        assert all((finished.directory / "store" / path).is_file() for path in placed["image_path"])
+    audit = json.loads((results / "cohorts/both/audit.json").read_text())
+    assert audit["ok"] is True
+    for fold in (0, 1):
+        assert (results / f"runs/tiny/{fold}/weights.safetensors").is_file()
+        record = json.loads((results / f"runs/tiny/{fold}/train.json").read_text())
+        assert record["world_size"] == 2
+    metrics = pd.read_csv(results / "runs/tiny/evaluate/metrics.csv")
+    assert {"metadata", "image", "fused"} <= set(metrics["model"])
+    page = (results / "report/index.html").read_text()
+    assert "CBIS-DDSM" in page
+    assert "data:image" in page
+
+
+def test_no_patient_stands_on_two_sides(finished: Workflow) -> None:
+    cohort = tables.read(finished.directory / "results/cohorts/both/manifest.parquet", "manifest")
+    placed = cohort[cohort["split"].notna()]
+    assert placed.groupby("group_id")["split"].nunique().max() == 1
+    assert placed.groupby("group_id")["fold"].nunique().max() <= 1
+
+
+def test_a_second_run_plans_nothing(finished: Workflow) -> None:
+    assert finished.planned() == {}
+    assert finished.planned() == {}
+
+
+def test_status_counts_what_is_done(finished: Workflow) -> None:
+    status = json.loads(finished.mammoflow("status", "--json"))
+    assert status["mias"]["shards_done"] == status["mias"]["shards"] == 2
+    assert status["mias"]["failed"] == 0
+    assert finished.mammoflow("failed-shards", "mias") == ""
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "replanned", "untouched"),
+    [
+        ("labels", {"normal_as": "exclude"}, "write_manifest", {"convert_shard", "crop_shard", "list_archive"}),
+        ("crop", {"margin": 0.5}, "crop_shard", {"convert_shard", "list_archive"}),
+        ("convert", {"bits": 8}, "convert_shard", {"crop_shard", "list_archive"}),
+    ],
+)
+def test_a_change_costs_only_what_depends_on_it(
+    finished: Workflow, tmp_path: Path, section: str, values: dict, replanned: str, untouched: set[str]
+) -> None:
+    changed = Workflow(finished.directory, tmp_path / "config.yaml")
+    shutil.copy(finished.config, changed.config)
+    changed.change(section, **values)
+    planned = changed.planned()
+    assert replanned in planned
+    assert not untouched & set(planned)
+
+
+def test_an_unchanged_split_does_not_train_again(finished: Workflow) -> None:
+    """The manifest is written anew, the split comes out the same: training is planned, then dropped."""
+    output = finished.run("--forcerun", "write_manifest")
+    assert "Split and audit the cohort both" in output
+    assert "Train tiny" not in output.split("Split and audit the cohort both")[1]
+
+
+def test_a_corrupt_file_is_quarantined_and_only_it_is_tried_again(phantoms: Path, tmp_path: Path) -> None:
+    shutil.copytree(phantoms / "mias", tmp_path / "data/mias")
+    victim = sorted((tmp_path / "data/mias").glob("*.pgm"))[3]
+    whole = victim.read_bytes()
+    victim.write_bytes(whole[:5000])
+    workflow = make_workflow(
+        tmp_path,
+        data="data",
+        datasets={"mias": {"shards": 4}},
+        convert={"long_side": 256},
+        manifest={"max_failed_fraction": 0.5},
+    )
+    workflow.run("mias")
+    quarantine = pd.read_csv(tmp_path / "results/mias/quarantine.csv")
+    assert quarantine["image_id"].tolist() == [victim.stem]
+    ledgers = workflow.mammoflow("failed-shards", "mias").split()
+    assert len([path for path in ledgers if "/convert/" in path]) == 1
+
+    victim.write_bytes(whole)
+    output = workflow.run("mias", "--forcerun", *ledgers)
+    assert "done=1 " in output
+    assert len(pd.read_csv(tmp_path / "results/mias/quarantine.csv")) == 0
+
+    # The same gate, closed: the run stops, says where to look, and keeps the list.
+    victim.write_bytes(whole[:5000])
+    workflow.change("manifest", max_failed_fraction=0.0)
+    output = workflow.run("mias", "--forcerun", *ledgers, expect=1)
+    assert "quarantine.failed.csv" in output
+    assert (tmp_path / "results/mias/quarantine.failed.csv").is_file()
+
+
+def test_kill_in_the_middle_of_convert_and_continue(phantoms: Path, tmp_path: Path) -> None:
+    workflow = make_workflow(
+        tmp_path, data=str(phantoms), datasets={"mias": {"shards": 1}}, convert={"long_side": None, "crop": False}
+    )
+    workflow.run("inventory")
+    store = tmp_path / "store"
+    process = subprocess.Popen(workflow.command("mias"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    # Watch for the first images, without a fixed time: then kill the controller and all it started, as a crash does.
+    while process.poll() is None and len(list(store.rglob("[!.]*.png"))) < 3:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=0.02)
+    family = psutil.Process(process.pid).children(recursive=True)
+    for member in [psutil.Process(process.pid), *family]:
+        try:
+            member.send_signal(signal.SIGKILL)
+        except psutil.NoSuchProcess:
+            continue  # ended by itself after its parent died
+    process.wait()
+    psutil.wait_procs(family)
+    assert not (tmp_path / "results/mias/convert/0000-of-0001.parquet").exists(), "killed too late to test anything"
+    survivors = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in store.rglob("[!.]*.png")}
+    assert survivors
+
+    workflow.run("--unlock")
+    output = workflow.run("mias", "--rerun-incomplete")
+    ledger = tables.read(tmp_path / "results/mias/convert/0000-of-0001.parquet", "convert_ledger")
+    total = len(ledger)
+    assert f"done={total - len(survivors)} reused={len(survivors)} failed=0" in output
+    assert all((path.stat().st_mtime_ns, path.read_bytes()) == seen for path, seen in survivors.items())
+
+    (tmp_path / "again").mkdir()
+    undisturbed = make_workflow(
+        tmp_path / "again",
+        data=str(phantoms),
+        datasets={"mias": {"shards": 1}},
+        convert={"long_side": None, "crop": False},
+    )
+    undisturbed.run("mias")
+    assert contents(tmp_path / "again/store") == contents(store)
+
+
+def contents(store: Path) -> dict[Path, bytes]:
+    """Every finished picture of a store. Files that begin with a dot are what a killed writer left behind."""
+    return {path.relative_to(store): path.read_bytes() for path in store.rglob("[!.]*.png")}

@@ -1,0 +1,46 @@
+"""Lesion crops, cut from the original pixels. Only images with a marked lesion are decoded again.
+
+REQUIRED INPUTS
+    <results>/{ds}/shards/{shard}.csv and {shard}.findings.csv
+OUTPUTS
+    <results>/{ds}/crop/{shard}.parquet       the LEDGER, one row per finding
+    <store>/{ds}/{recipe}/...                 pixels; not declared
+"""
+
+
+rule crop_shard:
+    """A change of the margin never touches the converted images."""
+    input:
+        images="<results>/{ds}/shards/{shard}.csv",
+        findings="<results>/{ds}/shards/{shard}.findings.csv",
+    output:
+        "<results>/{ds}/crop/{shard}.parquet",
+    log:
+        "<results>/logs/crop/{ds}/{shard}.log",
+    benchmark:
+        "<results>/benchmarks/crop/{ds}/{shard}.jsonl"
+    conda:
+        "../../envs/convert.yaml"
+    threads: 2
+    resources:
+        mem_mb=memory_mb(600, 400),
+        runtime=runtime_minutes(60),
+    params:
+        root=dataset_root,
+        store=config["store"],
+        settings=as_json(config["crop"]),
+        recipe=crop_recipe,
+    message:
+        "Cut the lesions of {wildcards.ds} {wildcards.shard}"
+    shell:
+        r"""
+        python -m mammoflow crop {wildcards.ds} \
+            --shard {input.images:q} \
+            --findings {input.findings:q} \
+            --root {params.root:q} \
+            --store {params.store:q} \
+            --ledger {output:q} \
+            --settings {params.settings:q} \
+            --threads {threads} \
+            2>&1 | tee {log:q}
+        """

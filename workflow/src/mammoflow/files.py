@@ -1,0 +1,57 @@
+"""Atomic writing: a file with its final name is always whole.
+
+Everything the workflow writes goes to a temporary name in the same directory, is flushed to disk and renamed
+(POSIX ``rename`` is atomic), so that a killed job never leaves a half-written file that a rerun would trust.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any
+
+import yaml
+
+
+@contextmanager
+def replacing(path: Path, mode: str = "wb", **open_options: Any) -> Iterator[Any]:
+    """Open a temporary file beside ``path``; rename it to ``path`` when the block ends well, delete it otherwise."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = NamedTemporaryFile(  # noqa: SIM115 - closed below, before the rename
+        mode, dir=path.parent, prefix=f".{path.name[:80]}.", suffix=".tmp", delete=False, **open_options
+    )
+    try:
+        with handle:
+            yield handle
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.chmod(handle.name, 0o666 & ~_UMASK)
+        os.replace(handle.name, path)
+    except BaseException:
+        Path(handle.name).unlink(missing_ok=True)
+        raise
+
+
+# Read once at import: NamedTemporaryFile makes files private, which breaks shared storage, and reading the umask means
+# setting it for a moment, which is not safe once threads run.
+_UMASK = os.umask(0)
+os.umask(_UMASK)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text atomically."""
+    with replacing(path, "w", encoding="utf-8", newline="\n") as handle:
+        handle.write(text)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically: sorted keys, two-space indent, NaN refused (it is not JSON)."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def write_yaml(path: Path, value: Any) -> None:
+    """Write YAML atomically, keys in the given order."""
+    write_text(path, yaml.safe_dump(value, sort_keys=False, allow_unicode=True))

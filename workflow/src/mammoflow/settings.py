@@ -1,0 +1,165 @@
+"""The configuration: JSON-schema validation with defaults, and the recipe that names a stage's settings.
+
+The schema ``workflow/schemas/config.schema.yaml`` is the single source of keys, defaults and descriptions. This module
+stays free of numpy and pandas: every Snakemake job parses the Snakefile and with it imports this file.
+"""
+
+import copy
+import difflib
+import hashlib
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import ValidationError
+
+from mammoflow.datasets import archive
+from mammoflow.errors import UserError
+
+SCHEMA_PATH = Path(__file__).resolve().parents[2] / "schemas" / "config.schema.yaml"
+
+# Raise a number when the same settings give different results: it enters the recipe, so that everything made by the
+# older code is made anew.
+STAGE_VERSIONS = {
+    "inventory": 1,
+    "shard": 1,
+    "convert": 1,
+    "crop": 1,
+    "manifest": 1,
+    "cohort": 1,
+    "pack": 1,
+    "train": 1,
+    "predict": 1,
+    "fuse": 1,
+    "evaluate": 1,
+    "report": 1,
+}
+
+
+@cache
+def schema() -> dict[str, Any]:
+    """The configuration schema as a dictionary."""
+    return yaml.safe_load(SCHEMA_PATH.read_text(encoding="utf-8"))
+
+
+def resolve(config: dict[str, Any], where: str = "config") -> dict[str, Any]:
+    """Validate a whole configuration and return a copy with every default filled in.
+
+    Raises UserError with the key's path, what is wrong and what is allowed.
+    """
+    return _resolve(config, schema(), where)
+
+
+def resolve_section(name: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Validate one section, named as in the schema's ``$defs``: ``convert``, ``crop``, ``labels``, ``run`` ..."""
+    return _resolve(values, {**schema()["$defs"][name], "$defs": schema()["$defs"]}, name)
+
+
+def parse_section(name: str, text: str) -> dict[str, Any]:
+    """Parse a command line's ``--settings`` JSON as section ``name``."""
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"--settings is not valid JSON ({error}): give an object such as '{{}}' for the defaults"
+        ) from None
+    return resolve_section(name, values)
+
+
+def recipe(stage: str, settings: dict[str, Any]) -> str:
+    """Eight hex digits that name a stage's version and settings: a rule's parameter, and a directory of the store."""
+    text = json.dumps([stage, STAGE_VERSIONS[stage], settings], sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
+
+
+def convert_recipe(dataset: str, section: dict[str, Any]) -> str:
+    """Recipe of the working images: the ``convert`` section and the archive's grey-scale rule."""
+    return recipe("convert", {**section, "rule": archive(dataset).intensity_settings()})
+
+
+def crop_recipe(dataset: str, section: dict[str, Any]) -> str:
+    """Recipe of the lesion crops: the ``crop`` section and the archive's grey-scale rule."""
+    return recipe("crop", {**section, "rule": archive(dataset).intensity_settings()})
+
+
+def check_references(config: dict[str, Any], where: str = "config") -> dict[str, Any]:
+    """What a schema cannot say: names refer to things that exist, shares add up. Returns ``config`` unchanged.
+
+    Raises UserError with the key's path.
+    """
+    for name in config["datasets"]:
+        archive(name)
+    for name, cohort in config["cohorts"].items():
+        for dataset in cohort["datasets"]:
+            if dataset not in config["datasets"]:
+                known = ", ".join(config["datasets"]) or "none"
+                raise UserError(f"{where}.cohorts.{name}.datasets: {dataset!r} is not in datasets ({known})")
+        total = sum(cohort["splits"].values())
+        if abs(total - 1) > 1e-6:
+            raise UserError(f"{where}.cohorts.{name}.splits: the shares add up to {total:g}, not 1")
+    for name, run in config["runs"].items():
+        if run["cohort"] not in config["cohorts"]:
+            known = ", ".join(config["cohorts"]) or "none"
+            raise UserError(f"{where}.runs.{name}.cohort: {run['cohort']!r} is not in cohorts ({known})")
+        if run["batch_size"] % run["processes"]:
+            raise UserError(
+                f"{where}.runs.{name}.batch_size: {run['batch_size']} samples cannot be shared by "
+                f"{run['processes']} processes; take a multiple of {run['processes']}"
+            )
+    return config
+
+
+def _resolve(values: Any, rules: dict[str, Any], where: str) -> dict[str, Any]:
+    filled = _with_defaults(copy.deepcopy(values), rules)
+    errors = sorted(Draft202012Validator(rules).iter_errors(filled), key=lambda error: list(map(str, error.path)))
+    if errors:
+        raise UserError("; ".join(_explain(error, where) for error in errors[:5]))
+    return filled
+
+
+def _follow(rules: dict[str, Any]) -> dict[str, Any]:
+    """The definition behind a ``$ref``, or ``rules`` itself."""
+    return schema()["$defs"][rules["$ref"].rsplit("/", 1)[1]] if "$ref" in rules else rules
+
+
+def _with_defaults(values: Any, rules: dict[str, Any]) -> Any:
+    if not isinstance(values, dict):
+        return values
+    for key, rule in rules.get("properties", {}).items():
+        rule = _follow(rule)
+        # Only sections have an object as default; a dataset is configured by naming it, so it is never filled in.
+        if key not in values and "default" in rule and rules is not schema()["properties"]["datasets"]:
+            values[key] = copy.deepcopy(rule["default"])
+        if key in values:
+            if values[key] is None and rule.get("type") == "object":
+                values[key] = {}  # `mias:` with nothing behind it means: all defaults
+            values[key] = _with_defaults(values[key], rule)
+    extra = rules.get("additionalProperties")
+    if isinstance(extra, dict):
+        for key in values:
+            values[key] = _with_defaults(values[key], _follow(extra))
+    return values
+
+
+def _explain(error: ValidationError, where: str) -> str:
+    path = ".".join([where, *map(str, error.absolute_path)])
+    if error.validator == "additionalProperties":
+        allowed = sorted(error.schema.get("properties", {}))
+        unknown = sorted(set(error.instance) - set(allowed))
+        near = difflib.get_close_matches(unknown[0], allowed, 1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        return f"{path}: unknown key {unknown[0]!r}{hint}; allowed: {', '.join(allowed)}"
+    if error.validator == "required":
+        missing = [key for key in error.validator_value if key not in error.instance]
+        return f"{path}: {missing[0]!r} is missing"
+    if error.validator == "type":
+        allowed = (
+            error.validator_value if isinstance(error.validator_value, str) else " or ".join(error.validator_value)
+        )
+        return f"{path}: {error.instance!r} is not of type {allowed}"
+    if error.validator == "enum":
+        return f"{path}: {error.instance!r} is not allowed; allowed: {', '.join(map(str, error.validator_value))}"
+    return f"{path}: {error.message}"

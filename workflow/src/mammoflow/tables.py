@@ -1,0 +1,429 @@
+"""The common schema: every table of the workflow, its columns, dtypes and allowed values, in one place.
+
+Column names follow VinDr-Mammo's published CSVs where that archive has the column (Nguyen et al., Sci Data 2023); the
+first sixteen columns of ``findings`` are VinDr's, in its order, so that code written for its files reads ours.
+
+Conventions: ids are strings; boxes are float pixels of the image *as stored*, origin top left, half-open
+(``xmax``/``ymax`` are the first pixel outside); NA means unknown, and is never a class.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pandera.pandas as pa
+
+from mammoflow.errors import UserError
+from mammoflow.files import replacing
+
+TEXT, INTEGER, NUMBER, FLAG = "string", "Int64", "Float64", "boolean"
+
+LATERALITIES = ["L", "R"]
+FORMATS = ["dicom", "ljpeg", "pgm", "tiff", "png", "jpeg"]
+PHOTOMETRICS = ["MONOCHROME1", "MONOCHROME2"]
+PRESENTATIONS = ["presentation", "processing", "film", "unknown"]
+BIRADS = [f"BI-RADS {grade}" for grade in ["0", "1", "2", "3", "4", "4A", "4B", "4C", "5", "6"]]
+DENSITIES = [f"DENSITY {grade}" for grade in "ABCD"]
+# Native truth of an image or finding, before any policy. NEGATIVE: no cancer by follow-up, lesions unknown (RSNA).
+PATHOLOGIES = ["MALIGNANT", "BENIGN", "BENIGN_WITHOUT_CALLBACK", "UNPROVEN", "NORMAL", "NEGATIVE"]
+LABEL_SOURCES = ["pathology", "followup", "birads", "folder", "none"]
+LABEL_SCOPES = ["lesion", "breast", "image", "patient"]
+CATEGORIES3 = ["normal", "benign", "recall"]
+USES = ["labelled", "unlabelled", "excluded"]
+GEOMETRIES = ["bbox", "polygon", "circle", "mask", "point", "none"]
+STATUSES = ["ok", "failed", "skipped"]
+SPLITS = ["train", "val", "test"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """dtype is a pandas nullable dtype; ``values`` lists the allowed words; ``required`` forbids NA."""
+
+    dtype: str
+    values: tuple[Any, ...] = ()
+    required: bool = False
+
+
+def _text(values: Iterable[str] = (), required: bool = False) -> Column:
+    return Column(TEXT, tuple(values), required)
+
+
+ID = Column(TEXT, required=True)
+STRING, INT, FLOAT, BOOL = Column(TEXT), Column(INTEGER), Column(NUMBER), Column(FLAG)
+BINARY = Column(INTEGER, (0, 1))
+
+# One row per image of the archive, present on disk or not.
+IMAGES: dict[str, Column] = {
+    "dataset": ID,
+    "image_id": ID,  # unique within the dataset
+    "study_id": ID,
+    "series_id": STRING,
+    "patient_id": ID,
+    "path": STRING,  # relative to the archive's root; NA where the file is absent
+    "member": STRING,  # frame number or file inside an archive
+    "file_format": _text(FORMATS),
+    "laterality": _text(LATERALITIES),
+    "view_position": STRING,  # CC, MLO, or the native word
+    "height": INT,  # pixels as stored; NA where only the pixels would tell
+    "width": INT,
+    "bits_stored": INT,
+    "photometric": _text(PHOTOMETRICS),
+    "transfer_syntax": STRING,
+    "pixel_spacing_mm": FLOAT,
+    "presentation": _text(PRESENTATIONS),
+    "manufacturer": STRING,
+    "machine": STRING,
+    "age": INT,  # years
+    "implant": BINARY,
+    "breast_birads": _text(BIRADS),
+    "breast_density": _text(DENSITIES),
+    "density_native": STRING,
+    "pathology": _text(PATHOLOGIES),  # native truth; the label policy turns it into the next columns
+    "label_malignant": BINARY,
+    "label_3cat": _text(CATEGORIES3),
+    "label_source": _text(LABEL_SOURCES),
+    "label_scope": _text(LABEL_SCOPES),
+    "uncertain": STRING,  # reason word, such as benign_without_callback
+    "split_official": _text(["training", "test"]),
+    "group_id": ID,  # what a split may not cut, after merging known duplicates; carries the dataset's name
+    "site": STRING,
+    "use": _text(USES, required=True),
+    "excluded_reason": STRING,
+    "source_size": INT,  # bytes; with the time of change the key by which a changed file is noticed
+    "source_mtime_ns": INT,
+    "md5": STRING,  # only where the archive publishes it; convert computes sha256
+}
+
+# One row per annotated finding.
+FINDINGS: dict[str, Column] = {
+    "image_id": ID,
+    "study_id": ID,
+    "series_id": STRING,
+    "laterality": _text(LATERALITIES),
+    "view_position": STRING,
+    "height": INT,
+    "width": INT,
+    "breast_birads": _text(BIRADS),
+    "breast_density": _text(DENSITIES),
+    "finding_categories": STRING,  # Python list literal, as VinDr: "['Mass', 'Skin Retraction']"
+    "finding_birads": _text(BIRADS),
+    "xmin": FLOAT,
+    "ymin": FLOAT,
+    "xmax": FLOAT,
+    "ymax": FLOAT,
+    "split": _text(["training", "test"]),
+    # Ours from here.
+    "dataset": ID,
+    "finding_id": ID,  # unique within the dataset
+    "patient_id": ID,
+    "finding_native": STRING,
+    "pathology": _text(PATHOLOGIES),
+    "label_malignant": BINARY,
+    "geometry": _text(GEOMETRIES, required=True),
+    "points": STRING,  # JSON: polygon [[x, y], ...]; circle [[x, y], [radius]]
+    "mask_path": STRING,  # relative to the archive's root
+    "subtlety": INT,
+    "attributes": STRING,  # JSON object of what has no column
+}
+
+# One row per exam (study).
+EXAMS: dict[str, Column] = {
+    "dataset": ID,
+    "study_id": ID,
+    "patient_id": ID,
+    "group_id": ID,
+    "n_images": INT,
+    "views": STRING,  # LCC;LMLO;RCC;RMLO
+    "complete_4view": BINARY,
+    "age": INT,
+    "site": STRING,
+    "label_malignant_L": BINARY,
+    "label_malignant_R": BINARY,
+    "label_malignant": BINARY,
+    "label_3cat": _text(CATEGORIES3),
+    "breast_density": _text(DENSITIES),
+    "split_official": _text(["training", "test"]),
+}
+
+# From stored pixels (x, y) to the working image: subtract crop_x0/crop_y0, mirror within the crop if flip, scale, pad.
+GEOMETRY: dict[str, Column] = {
+    "stored_height": INT,
+    "stored_width": INT,
+    "crop_x0": INT,
+    "crop_y0": INT,
+    "crop_x1": INT,
+    "crop_y1": INT,
+    "flip": BOOL,
+    "scale_x": FLOAT,
+    "scale_y": FLOAT,
+    "pad_left": INT,
+    "pad_top": INT,
+    "out_height": INT,
+    "out_width": INT,
+}
+
+_LEDGER_COMMON: dict[str, Column] = {
+    "dataset": ID,
+    "image_id": ID,
+    "patient_id": ID,
+    "status": _text(STATUSES, required=True),
+    "error": STRING,
+    "recipe": ID,
+    "path": STRING,  # relative to the store
+    "decoder": STRING,
+    "transfer_syntax": STRING,
+    "window": STRING,  # JSON: function, center, width, index, and the grey range used
+    "seconds": FLOAT,
+    "flags": STRING,  # words joined by ;
+}
+
+# One row per image of a shard. source_* is the key of the file that was read.
+CONVERT_LEDGER: dict[str, Column] = {
+    **_LEDGER_COMMON,
+    "source_size": INT,
+    "source_mtime_ns": INT,
+    "source_sha256": STRING,
+    **GEOMETRY,
+}
+
+# One row per finding of a shard: the lesion's box and the window cut round it, both in stored pixels.
+CROP_LEDGER: dict[str, Column] = {
+    **_LEDGER_COMMON,
+    "finding_id": ID,
+    "xmin": FLOAT,
+    "ymin": FLOAT,
+    "xmax": FLOAT,
+    "ymax": FLOAT,
+    "roi_x0": INT,
+    "roi_y0": INT,
+    "roi_x1": INT,
+    "roi_y1": INT,
+}
+
+# One row per image, ready for training; rows that are left out keep their place and say why.
+MANIFEST: dict[str, Column] = {
+    **{name: column for name, column in IMAGES.items() if name not in ("path", "use", "excluded_reason", "md5")},
+    "source_path": STRING,  # relative to the archive's root
+    "image_path": STRING,  # relative to the store
+    "label_policy": ID,  # the policy's recipe
+    "split": _text(SPLITS),
+    "fold": INT,  # 0.. within train
+    "exclude_reason": STRING,  # NA: the row takes part
+    "finding_categories": STRING,  # union over the image's findings, list literal
+    "n_findings": INT,
+    "source_sha256": STRING,
+    "flags": STRING,
+    **GEOMETRY,
+}
+
+# The findings of a manifest, with boxes in pixels of the working image beside those of the stored one.
+MANIFEST_FINDINGS: dict[str, Column] = {
+    **FINDINGS,
+    "roi_path": STRING,  # relative to the store
+    "out_xmin": FLOAT,
+    "out_ymin": FLOAT,
+    "out_xmax": FLOAT,
+    "out_ymax": FLOAT,
+    "flags": STRING,
+}
+
+# Scores of one run: one row per image, breast or patient.
+PREDICTIONS: dict[str, Column] = {
+    "level": _text(["image", "breast", "patient"], required=True),
+    "unit_id": ID,  # image_id, patient_id|laterality or patient_id, each after "dataset|"
+    "dataset": ID,
+    "image_id": STRING,
+    "patient_id": ID,
+    "group_id": ID,
+    "laterality": _text(LATERALITIES),
+    "view_position": STRING,
+    "split": _text(SPLITS, required=True),
+    "fold": INT,  # train rows: the fold whose model never saw the patient (out of fold)
+    "label_malignant": BINARY,
+    "score": FLOAT,  # probability of malignancy; val and test: mean over the folds' models
+}
+
+# One row per breast: the image score beside the metadata-only floor and their fusion. Train rows are out of fold.
+FUSED: dict[str, Column] = {
+    "unit_id": ID,
+    "dataset": ID,
+    "patient_id": ID,
+    "group_id": ID,
+    "laterality": _text(LATERALITIES),
+    "split": _text(SPLITS, required=True),
+    "fold": INT,
+    "label_malignant": BINARY,
+    "score_image": FLOAT,
+    "score_metadata": FLOAT,
+    "score_fused": FLOAT,
+    "score_calibrated": FLOAT,  # score_fused as a probability, calibrated on val
+}
+
+# Where each image lies in a pack, and how the working image was placed in it (pixels of the packed image).
+PACK_INDEX: dict[str, Column] = {
+    "dataset": ID,
+    "image_id": ID,
+    "image_path": ID,  # relative to the store: which working image was packed
+    "member": ID,  # name inside the tar
+    "shard": ID,  # file name of the tar
+    "offset": Column(INTEGER, required=True),  # of the member's first byte in the tar
+    "size": Column(INTEGER, required=True),  # bytes
+    "crc32": Column(INTEGER, required=True),
+    "height": Column(INTEGER, required=True),  # pixels of the packed image, padding included
+    "width": Column(INTEGER, required=True),
+    "content_height": Column(INTEGER, required=True),  # pixels that the working image fills
+    "content_width": Column(INTEGER, required=True),
+    "scale_x": Column(NUMBER, required=True),  # packed = working * scale + offset
+    "scale_y": Column(NUMBER, required=True),
+    "offset_x": Column(INTEGER, required=True),
+    "offset_y": Column(INTEGER, required=True),
+}
+
+KEYS: dict[str, list[str]] = {
+    "images": ["dataset", "image_id"],
+    "findings": ["dataset", "finding_id"],
+    "exams": ["dataset", "study_id"],
+    "convert_ledger": ["dataset", "image_id"],
+    "crop_ledger": ["dataset", "finding_id"],
+    "manifest": ["dataset", "image_id"],
+    "manifest_findings": ["dataset", "finding_id"],
+    "predictions": ["level", "unit_id"],
+    "fused": ["unit_id"],
+}
+TABLES: dict[str, dict[str, Column]] = {
+    "images": IMAGES,
+    "findings": FINDINGS,
+    "exams": EXAMS,
+    "convert_ledger": CONVERT_LEDGER,
+    "crop_ledger": CROP_LEDGER,
+    "manifest": MANIFEST,
+    "manifest_findings": MANIFEST_FINDINGS,
+    "predictions": PREDICTIONS,
+    "fused": FUSED,
+}
+
+
+def dtypes(table: str) -> dict[str, str]:
+    """Column -> pandas dtype: ``pd.read_csv(path, dtype=dtypes("images"))`` keeps ids as text."""
+    return {name: column.dtype for name, column in TABLES[table].items()}
+
+
+def finish(table: str, frame: pd.DataFrame) -> pd.DataFrame:
+    """Bring a frame to the schema of ``table``: add missing columns as NA, order, cast, sort by key, validate.
+
+    Columns that the schema does not know are refused with ValueError, since a silent drop would hide a typing error.
+    Raises UserError (with the column, the values and how many) where a value is not allowed or a key is not unique.
+    """
+    columns = TABLES[table]
+    unknown = [name for name in frame.columns if name not in columns]
+    if unknown:
+        raise ValueError(f"{table}: columns not in the schema: {unknown}")
+    data = {
+        name: (frame[name] if name in frame else pd.Series(pd.NA, index=frame.index)).astype(column.dtype)
+        for name, column in columns.items()
+    }
+    finished = pd.DataFrame(data, index=frame.index).sort_values(KEYS[table], kind="stable").reset_index(drop=True)
+    return validate(table, finished)
+
+
+def validate(table: str, frame: pd.DataFrame) -> pd.DataFrame:
+    """Check a finished frame against its schema. Returns it; raises UserError that names the offending values."""
+    try:
+        return _pandera_schema(table).validate(frame, lazy=True)
+    except pa.errors.SchemaErrors as error:
+        cases = error.failure_cases
+        first = cases.iloc[0]
+        shown = ", ".join(repr(case) for case in cases.loc[cases["check"] == first["check"], "failure_case"].head(3))
+        where = first["column"] if isinstance(first["column"], str) else "/".join(KEYS[table])
+        raise UserError(
+            f"table {table}, column {where}: {first['check']} fails for {shown} ({len(cases)} values in all)"
+        ) from None
+
+
+def _pandera_schema(table: str) -> pa.DataFrameSchema:
+    columns = {
+        name: pa.Column(
+            column.dtype,
+            checks=[pa.Check.isin(list(column.values))] if column.values else [],
+            nullable=not column.required,
+        )
+        for name, column in TABLES[table].items()
+    }
+    return pa.DataFrameSchema(columns, strict=True, ordered=True, unique=KEYS[table])
+
+
+def write(frame: pd.DataFrame, path: Path) -> None:
+    """Write parquet (zstd) or CSV by the suffix of ``path``, atomically. CSV: UTF-8, comma, LF, NA empty."""
+    path = Path(path)
+    with replacing(path) as handle:
+        if path.suffix == ".parquet":
+            frame.to_parquet(handle, index=False, compression="zstd")
+        elif path.suffix == ".csv":
+            frame.to_csv(handle, index=False, lineterminator="\n")
+        else:
+            raise ValueError(f"unknown table format: {path}")
+
+
+def read(path: Path, table: str) -> pd.DataFrame:
+    """Read a table written by :func:`write`, with the dtypes of ``table``. UserError where it is unreadable."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path} does not exist: run the step that writes it first")
+    try:
+        if path.suffix == ".csv":
+            frame = pd.read_csv(path, dtype=dtypes(table), keep_default_na=False, na_values=[""])
+        else:
+            frame = pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as a {table} table ({error}): delete it and run again") from None
+    missing = [name for name in TABLES[table] if name not in frame.columns]
+    if missing:
+        raise UserError(f"{path} has no column {missing[0]!r}: it is not a {table} table of this version")
+    return frame[list(TABLES[table])].astype(dtypes(table))
+
+
+def list_literal(words: Iterable[str]) -> str:
+    """VinDr's spelling of categories: a Python list literal with single quotes."""
+    return str(list(words))
+
+
+def to_json(value: Any) -> str:
+    """Compact JSON for a table's cell."""
+    return json.dumps(value, separators=(",", ":"), allow_nan=False)
+
+
+def derive_exams(images: pd.DataFrame) -> pd.DataFrame:
+    """One row per study from a finished ``images`` table. Labels are the maximum over images; NA where unknown."""
+    keys = ["dataset", "study_id"]
+    # Grouping sums over whole columns, never a Python loop over studies: RSNA has 11,913 of them.
+    side, label = images["laterality"], images["label_malignant"]
+    ranked = images[[*keys, "patient_id", "group_id", "age", "site", "split_official"]].assign(
+        label_malignant=label,
+        **{f"label_malignant_{name}": label.where((side == name).fillna(False)) for name in LATERALITIES},
+        label_3cat=_rank(images["label_3cat"], CATEGORIES3),
+        breast_density=_rank(images["breast_density"], DENSITIES),
+    )
+    worst = [name for name in ranked if name.startswith("label_")]
+    first = ["patient_id", "group_id", "site", "split_official"]  # the first known value of the study
+    by_study = ranked.groupby(keys, sort=True)
+    exams = by_study.agg(dict.fromkeys(first, "first") | dict.fromkeys([*worst, "age", "breast_density"], "max"))
+    views = images[keys].assign(view=side + images["view_position"]).dropna().drop_duplicates()
+    views = views.sort_values([*keys, "view"])
+    by_view = views.groupby(keys)["view"]
+    four = views["view"].isin(["LCC", "LMLO", "RCC", "RMLO"]).groupby([views[key] for key in keys]).sum()
+    exams = exams.assign(
+        n_images=by_study.size(),
+        views=by_view.agg(";".join),
+        complete_4view=(four.reindex(exams.index, fill_value=0) == 4).astype(INTEGER),
+        label_3cat=exams["label_3cat"].map(dict(enumerate(CATEGORIES3))),
+        breast_density=exams["breast_density"].map(dict(enumerate(DENSITIES))),
+    )
+    return finish("exams", exams.reset_index())
+
+
+def _rank(values: pd.Series, order: list[str]) -> pd.Series:
+    """Position of each word in ``order`` (Int64), so that the worst of a group is its maximum; NA stays NA."""
+    return values.map({word: rank for rank, word in enumerate(order)}).astype(INTEGER)
