@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pandera.pandas as pa
 
@@ -292,6 +293,7 @@ KEYS: dict[str, list[str]] = {
     "manifest_findings": ["dataset", "finding_id"],
     "predictions": ["level", "unit_id"],
     "fused": ["unit_id"],
+    "pack_index": ["dataset", "image_id"],
 }
 TABLES: dict[str, dict[str, Column]] = {
     "images": IMAGES,
@@ -303,6 +305,7 @@ TABLES: dict[str, dict[str, Column]] = {
     "manifest_findings": MANIFEST_FINDINGS,
     "predictions": PREDICTIONS,
     "fused": FUSED,
+    "pack_index": PACK_INDEX,
 }
 
 
@@ -412,11 +415,13 @@ def derive_exams(images: pd.DataFrame) -> pd.DataFrame:
     exams = by_study.agg(dict.fromkeys(first, "first") | dict.fromkeys([*worst, "age", "breast_density"], "max"))
     views = images[keys].assign(view=side + images["view_position"]).dropna().drop_duplicates()
     views = views.sort_values([*keys, "view"])
-    by_view = views.groupby(keys)["view"]
+    starts = np.flatnonzero(~views.duplicated(keys))
+    per_study = np.split(views["view"].to_numpy(object), starts[1:]) if len(views) else []
+    joined = pd.Series([";".join(names) for names in per_study], pd.MultiIndex.from_frame(views[keys].iloc[starts]))
     four = views["view"].isin(["LCC", "LMLO", "RCC", "RMLO"]).groupby([views[key] for key in keys]).sum()
     exams = exams.assign(
         n_images=by_study.size(),
-        views=by_view.agg(";".join),
+        views=joined.astype(TEXT),
         complete_4view=(four.reindex(exams.index, fill_value=0) == 4).astype(INTEGER),
         label_3cat=exams["label_3cat"].map(dict(enumerate(CATEGORIES3))),
         breast_density=exams["breast_density"].map(dict(enumerate(DENSITIES))),

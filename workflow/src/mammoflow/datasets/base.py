@@ -58,8 +58,8 @@ def require_directory(root: Path, dataset: str, put_here: str) -> Path:
     return root
 
 
-def find_files(root: Path, suffixes: Collection[str], max_depth: int = 8) -> list[Path]:
-    """Files below ``root`` whose lower-case suffix is in ``suffixes``, sorted; hidden names are passed over.
+def find_files(root: Path, suffixes: Collection[str] | None, max_depth: int = 8) -> list[Path]:
+    """Files below ``root`` whose lower-case suffix is in ``suffixes`` (None: all), sorted; hidden names are skipped.
 
     One walk. Links to directories are followed, each real directory once, so a loop of links ends. Raises UserError
     where a directory may not be read: half a listing would look like missing files.
@@ -77,7 +77,7 @@ def find_files(root: Path, suffixes: Collection[str], max_depth: int = 8) -> lis
         found += [
             Path(folder, name)
             for name in files
-            if os.path.splitext(name)[1].lower() in suffixes and not name.startswith(".")
+            if (suffixes is None or os.path.splitext(name)[1].lower() in suffixes) and not name.startswith(".")
         ]
     return sorted(found)
 
@@ -86,7 +86,10 @@ def files_by_stem(root: Path, folder: str, suffixes: Collection[str]) -> dict[st
     """Path without suffix -> path, both relative to ``root`` with ``/``, of the files below ``folder`` of ``root``.
 
     For tables that name each image: one listing per folder answers quicker on shared storage than a stat per image.
+    Empty where ``folder`` is absent.
     """
+    if not (root / folder).is_dir():
+        return {}
     paths = [path.relative_to(root).as_posix() for path in find_files(root / folder, suffixes)]
     return {os.path.splitext(path)[0]: path for path in paths}
 

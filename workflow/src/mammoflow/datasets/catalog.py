@@ -50,7 +50,7 @@ ARCHIVES: dict[str, Archive] = {
             title="CBIS-DDSM: Curated Breast Imaging Subset of DDSM",
             licence="CC BY 3.0",
             access="Open, no account: The Cancer Imaging Archive (NBIA Data Retriever) or NCI Imaging Data Commons",
-            put_here="the four *_case_description_*_set.csv tables and the downloaded DICOM tree, in any layout of those tools",
+            put_here="the four *_case_description_*_set.csv tables and the DICOM tree, in any layout of those tools",
             citation="Lee RS et al. A curated mammography data set for use in computer-aided detection and diagnosis "
             "research. Sci Data 4:170177 (2017). doi:10.7937/K9/TCIA.2016.7O02S9CY",
             intensity=FINISHED,
@@ -94,16 +94,17 @@ ARCHIVES: dict[str, Archive] = {
             licence="CC BY 4.0",
             access="Open, no account: The Cancer Imaging Archive (NBIA Data Retriever) or NCI Imaging Data Commons; "
             "the clinical table is an attachment of TCIA's page",
-            put_here="CMMD_clinicaldata_revision.xlsx (or .csv) and the downloaded DICOM tree, in any layout of those tools",
+            put_here="CMMD_clinicaldata_revision.xlsx (or .csv) and the DICOM tree, in any layout of those tools",
             citation="Cui C et al. The Chinese Mammography Database (CMMD). The Cancer Imaging Archive (2021). "
             "doi:10.7937/tcia.eqde-4b16",
             intensity=FINISHED,
             localised=False,
-            expected={"images": 5202, "findings": 0, "patients": 1775},
+            # 3,744: one finding without a place per image of the 1,872 labelled breasts.
+            expected={"images": 5202, "findings": 3744, "patients": 1775},
         ),
         Archive(
             name="tcga_brca",
-            title="TCGA-BRCA radiology: breast MR of invasive carcinomas, with mammograms of five patients (unlabelled)",
+            title="TCGA-BRCA radiology: breast MR of invasive carcinomas, and mammograms of five patients, unlabelled",
             licence="CC BY 3.0",
             access="Open, no account: The Cancer Imaging Archive (NBIA Data Retriever) or NCI Imaging Data Commons",
             put_here="the downloaded DICOM tree, in any layout of those tools, with the IDC index of the collection "
@@ -111,6 +112,47 @@ ARCHIVES: dict[str, Archive] = {
             citation="Lingle W et al. The Cancer Genome Atlas Breast Invasive Carcinoma Collection (TCGA-BRCA). "
             "The Cancer Imaging Archive (2016). doi:10.7937/K9/TCIA.2016.AB2NAZRP",
             localised=False,
+        ),
+        Archive(
+            name="inbreast",
+            title="INbreast Release 1.0: full-field digital mammography with contours",
+            licence="Research only, no redistribution; agreement with INESC TEC and the hospital",
+            access="By request to INESC TEC (Breast Research Group); no automatic download",
+            put_here="INbreast.csv (or INbreast.xls saved as .xlsx), AllDICOMs/ and AllXML/ of 'INbreast Release 1.0'",
+            citation="Moreira IC et al. INbreast: toward a full-field digital mammographic database. "
+            "Acad Radiol 19(2):236-248 (2012). doi:10.1016/j.acra.2011.09.014",
+            expected={"images": 410},
+        ),
+        Archive(
+            name="ddsm",
+            title="DDSM: Digital Database for Screening Mammography (original lossless JPEG films)",
+            licence="Free for research with citation",
+            access="ftp figment.csee.usf.edu/pub/DDSM (often down) or a colleague's copy; no automatic download",
+            put_here="the volumes (cancers/, benigns/, normals/, benign_without_callbacks/) with the .ics, .LJPEG and "
+            ".OVERLAY files of each case",
+            citation="Heath M et al. The Digital Database for Screening Mammography. Proc. 5th International Workshop "
+            "on Digital Mammography, 212-218 (2001).",
+            intensity=IntensityRule(voi=False),  # its modality step is the scanner's optical density curve
+            expected={"images": 10480, "patients": 2620},
+        ),
+        Archive(
+            name="bcdr",
+            title="BCDR: Breast Cancer Digital Repository (film and digital sub-sets)",
+            licence="Research only, registration; no redistribution",
+            access="Registration at bcdr.eu (bcdr.inegi.up.pt); no automatic download",
+            put_here="the unzipped sub-sets (BCDR-D01_dataset/, BCDR-F01_dataset/, BCDR-DN01_dataset/ ...), each with "
+            "its bcdr_*_img.csv, bcdr_*_outlines.csv and patient_*/ folders",
+            citation="Guevara Lopez MA et al. BCDR: a breast cancer digital repository. "
+            "15th International Conference on Experimental Mechanics (2012).",
+            intensity=FINISHED,
+        ),
+        Archive(
+            name="dicom_folder",
+            title="Your own DICOM tree, with an optional table of labels",
+            licence="Yours",
+            access="Your own archive",
+            put_here="the DICOM tree, with labels.csv and findings.csv beside it where you have them",
+            citation="",
         ),
     ]
 }

@@ -1,0 +1,132 @@
+"""``cohort``: pool manifests, split by patient, and prove that nothing leaks.
+
+The unit of the split is the group: a patient, or several whose files are byte-identical. A published test split is kept
+(``official: keep``): its validation set is carved out of the published training patients. Everything else is stratified
+over the cohort's attributes into train, val and test; train is then dealt into folds. Rows that do not take part keep
+their place and their ``exclude_reason``.
+"""
+
+import argparse
+import hashlib
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from mammoflow import settings, tables
+from mammoflow.assignment import assign, resolve_official_conflicts
+from mammoflow.audit import audit, first_leak
+from mammoflow.balance import balance_table
+from mammoflow.duplicates import copies, merge_groups, refuse_same_films
+from mammoflow.errors import UserError
+from mammoflow.files import write_json
+
+
+class Cohort(NamedTuple):
+    """manifest: finished, with ``split`` and ``fold``; audit: what audit.json holds; balance: see balance_table()."""
+
+    manifest: pd.DataFrame
+    audit: dict[str, Any]
+    balance: pd.DataFrame
+    warnings: list[str]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name")
+    parser.add_argument(
+        "--manifests", type=Path, nargs="+", required=True, metavar="DIR", help="directories of datasets"
+    )
+    parser.add_argument("--settings", metavar="JSON", help="the cohort's section; default: all datasets, all defaults")
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+
+
+def run(args: argparse.Namespace) -> int:
+    manifests = [tables.read(path / "manifest.parquet", "manifest") for path in args.manifests]
+    findings = [tables.read(path / "findings.parquet", "manifest_findings") for path in args.manifests]
+    found = sorted({name for manifest in manifests for name in manifest["dataset"].unique()})
+    if args.settings is None:
+        config = settings.resolve_section("cohort", {"datasets": found})
+    else:
+        config = settings.parse_section("cohort", args.settings)
+    pooled = pool(manifests, config["datasets"])
+    pooled_findings = tables.finish(
+        "manifest_findings", pd.concat([table[table["dataset"].isin(config["datasets"])] for table in findings])
+    )
+    try:
+        cohort = build_cohort(pooled, config, args.seed)
+    except UserError as error:
+        raise UserError(f"cohort {args.name}: {error}") from None
+    for warning in cohort.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+
+    failed = args.out / "audit.failed.json"  # no declared output of the rule: Snakemake leaves it where it is
+    if not cohort.audit["ok"]:
+        write_json(failed, cohort.audit)
+        print(f"cohort {args.name} leaks: {first_leak(cohort.audit)}. See {failed}", file=sys.stderr)
+        return 1
+    failed.unlink(missing_ok=True)
+    digest = summarize(args.name, cohort.manifest, pooled_findings)
+    tables.write(pooled_findings, args.out / "findings.parquet")
+    tables.write(cohort.balance, args.out / "balance.csv")
+    tables.write(cohort.manifest, args.out / "manifest.csv")
+    tables.write(cohort.manifest, args.out / "manifest.parquet")
+    write_json(args.out / "audit.json", cohort.audit)
+    write_json(args.out / "digest.json", digest)
+    print(f"cohort {args.name}: clean, {digest['patients']} patients, images {digest['images']}")
+    return 0
+
+
+def pool(manifests: list[pd.DataFrame], datasets: list[str]) -> pd.DataFrame:
+    """The manifests of ``datasets`` as one. Raises UserError where one of them is not among ``manifests``."""
+    found = sorted({name for manifest in manifests for name in manifest["dataset"].unique()})
+    absent = [name for name in datasets if name not in found]
+    if absent:
+        raise UserError(f"dataset {absent[0]!r} is not among the given manifests ({', '.join(found)})")
+    refuse_same_films(datasets)
+    return tables.finish("manifest", pd.concat([table[table["dataset"].isin(datasets)] for table in manifests]))
+
+
+def build_cohort(manifest: pd.DataFrame, config: dict[str, Any], seed: int) -> Cohort:
+    """Split a pooled manifest under a resolved ``cohort`` section, and audit the result.
+
+    Raises UserError where no sound split exists. A leak is no exception here: see ``audit["ok"]``.
+    """
+    manifest = manifest.assign(group_id=merge_groups(manifest["group_id"], manifest["source_sha256"]))
+    if config["duplicates"] == "exclude":
+        doubled = copies(manifest) & manifest["exclude_reason"].isna()
+        manifest["exclude_reason"] = manifest["exclude_reason"].mask(doubled, "duplicate")
+    conflicts: list[dict[str, Any]] = []
+    if config["official"] == "keep":
+        manifest, conflicts = resolve_official_conflicts(manifest, config["official_conflict"])
+    manifest, counts, warnings = assign(manifest, config, seed)
+    manifest = tables.finish("manifest", manifest)
+    split = manifest.dropna(subset="split").groupby("group_id")["split"].first()
+    balance = balance_table(counts, split.loc[counts.ids].to_numpy(dtype=object), tables.SPLITS)
+    return Cohort(manifest, audit(manifest, conflicts), balance, warnings)
+
+
+def summarize(name: str, manifest: pd.DataFrame, findings: pd.DataFrame) -> dict[str, Any]:
+    """What digest.json holds: equal for equal cohorts, and different as soon as training would see another thing.
+
+    The time a source file was written is left out: copying an archive changes no image.
+    """
+    part = manifest[manifest["exclude_reason"].isna()]
+    counts = part.groupby(["split", "label_malignant"]).size()
+    return {
+        "cohort": name,
+        "version": settings.STAGE_VERSIONS["cohort"],
+        "manifest_sha256": _content_hash(manifest.drop(columns="source_mtime_ns")),
+        "findings_sha256": _content_hash(findings),
+        "label_policy": sorted(manifest["label_policy"].unique()),
+        "images": {
+            split: {str(label): int(counts.get((split, label), 0)) for label in (0, 1)} for split in tables.SPLITS
+        },
+        "patients": int(part["group_id"].nunique()),
+        "folds": int(part["fold"].max()) + 1,
+    }
+
+
+def _content_hash(table: pd.DataFrame) -> str:
+    return hashlib.sha256(table.to_csv(index=False, lineterminator="\n").encode()).hexdigest()

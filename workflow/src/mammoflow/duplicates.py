@@ -1,0 +1,57 @@
+"""Duplicates within and across archives: identical files make their patients one group."""
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from mammoflow.errors import UserError
+
+# Archives made of the same films under other ids, without a public map between them: no split of the pool can be proven
+# clean. CBIS-DDSM was cut from DDSM (Lee et al. 2017); mini-MIAS is MIAS at 200 microns.
+SAME_FILMS = [("cbis_ddsm", "ddsm"), ("mias", "mias_full")]
+
+
+def refuse_same_films(datasets: list[str]) -> None:
+    """Raise UserError where two of the datasets hold the same patients under different ids."""
+    for first, second in SAME_FILMS:
+        if {first, second} <= set(datasets):
+            raise UserError(
+                f"{first} and {second} show the same patients under different ids, so no split of both can be clean: "
+                "keep one of them in this cohort"
+            )
+
+
+def merge_groups(group_id: pd.Series, sha256: pd.Series) -> pd.Series:
+    """Join groups that share a file.
+
+    group_id, sha256: one value per image; a missing hash joins nothing. Returns the new group ids, each the smallest
+    (by text) of those that were joined.
+    """
+    groups, group_codes = np.unique(group_id.to_numpy(dtype=object), return_inverse=True)
+    known = sha256.notna().to_numpy(dtype=bool)
+    hashes, hash_codes = np.unique(sha256[known].to_numpy(dtype=object), return_inverse=True)
+    size = len(groups) + len(hashes)
+    edges = (np.ones(known.sum(), dtype=np.int8), (group_codes[known], len(groups) + hash_codes))
+    _, component = connected_components(coo_array(edges, shape=(size, size)), directed=False)
+    component = component[: len(groups)]
+    # groups is sorted, so the first group seen in a component has the smallest id.
+    _, first, inverse = np.unique(component, return_index=True, return_inverse=True)
+    return pd.Series(groups[first][inverse][group_codes], index=group_id.index, dtype="string")
+
+
+def copies(manifest: pd.DataFrame) -> pd.Series:
+    """True for each row whose file also stands in an earlier row, (n_rows,) bool.
+
+    Earlier means: taking part before left out, published test before training (a test set keeps its images), then by
+    dataset and image_id.
+    """
+    rank = pd.DataFrame({
+        "left_out": manifest["exclude_reason"].notna(),
+        "not_test": (manifest["split_official"] != "test").fillna(True),
+        "dataset": manifest["dataset"],
+        "image_id": manifest["image_id"],
+    })  # fmt: skip
+    order = rank.sort_values(list(rank.columns), kind="stable").index
+    sha256 = manifest.loc[order, "source_sha256"]
+    return (sha256.duplicated() & sha256.notna()).astype(bool).reindex(manifest.index)

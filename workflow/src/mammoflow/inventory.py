@@ -1,0 +1,91 @@
+"""``inventory``: which images, findings and exams an archive holds. Reads tables and headers, never pixels.
+
+(One exception, in the CBIS-DDSM adapter: where headers leave open which file is a mask, its pixels are looked at.)
+"""
+
+import argparse
+import difflib
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from mammoflow import settings, tables
+from mammoflow.datasets import adapter, archive
+from mammoflow.datasets.base import Inventory
+from mammoflow.errors import UserError
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    parser.add_argument("dataset", metavar="DATASET", help="name of the archive, as `mammoflow datasets` lists it")
+    parser.add_argument("root", metavar="ROOT", type=Path, help="directory of the archive; it is only read")
+    parser.add_argument("--out", required=True, type=Path, help="directory for the three tables")
+    parser.add_argument("--settings", default="{}", metavar="JSON", help="the dataset's section of the configuration")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write images, findings and exams.parquet; counts to stdout, differences from the published counts to stderr."""
+    section = settings.parse_section("dataset", args.settings)
+    listed = take_inventory(args.dataset, args.root, section["exclude"])
+    for name, frame in listed._asdict().items():
+        tables.write(frame, args.out / f"{name}.parquet")
+    counted = counts(listed)
+    print(f"{args.dataset}: " + ", ".join(f"{number} {name}" for name, number in counted.items()))
+    for name, number in _breakdown(listed.images).items():
+        print(f"  {name}: {number}")
+    for warning in differences(counted, archive(args.dataset).expected):
+        print(f"mammoflow inventory: {args.dataset}: {warning}", file=sys.stderr)
+
+
+def take_inventory(dataset: str, root: Path, exclude: list[str]) -> Inventory:
+    """The adapter's inventory with the images of ``exclude`` marked. Raises UserError for an unusable archive."""
+    listed = adapter(dataset).inventory(Path(root))
+    return listed._replace(images=exclude_images(listed.images, exclude)) if exclude else listed
+
+
+def exclude_images(images: pd.DataFrame, exclude: list[str]) -> pd.DataFrame:
+    """Mark ``exclude`` (image_ids) as ``use=excluded, excluded_reason=excluded_by_config``; rows are never dropped.
+
+    Raises UserError for an id that the archive does not hold: a typing error would let the image through.
+    """
+    known = set(images["image_id"])
+    for image_id in exclude:
+        if image_id not in known:
+            near = difflib.get_close_matches(image_id, known, 1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise UserError(f"exclude: the archive has no image {image_id!r}{hint}; correct the dataset's exclude list")
+    chosen = images["image_id"].isin(exclude)
+    return images.assign(
+        use=images["use"].mask(chosen, "excluded"),
+        excluded_reason=images["excluded_reason"].mask(chosen, "excluded_by_config"),
+    )
+
+
+def counts(listed: Inventory) -> dict[str, int]:
+    """Rows of the three tables and the number of patients; the names that ``Archive.expected`` uses."""
+    return {
+        "images": len(listed.images),
+        "findings": len(listed.findings),
+        "exams": len(listed.exams),
+        "patients": listed.images["patient_id"].nunique(),
+    }
+
+
+def differences(counted: dict[str, int], expected: dict[str, int]) -> list[str]:
+    """Sentences for counts that differ from the archive's published ones. Archives get revised: never an error."""
+    return [
+        f"{counted[name]} {name}, the published archive has {number}"
+        for name, number in expected.items()
+        if counted[name] != number
+    ]
+
+
+def _breakdown(images: pd.DataFrame) -> dict[str, int]:
+    excluded = images["excluded_reason"].fillna("other reason")[images["use"] == "excluded"]
+    labels = images["label_malignant"].map({0: "not malignant", 1: "malignant"}).fillna("no label")
+    return {
+        "files on disk": int(images["path"].notna().sum()),
+        **{f"excluded, {reason}": number for reason, number in sorted(excluded.value_counts().items())},
+        **{f"label, {word}": number for word, number in sorted(labels.value_counts().items())},
+    }
