@@ -21,6 +21,7 @@ import pandas as pd
 
 from mammoflow.datasets import archive, base, outlines
 from mammoflow.datasets.bcdr_tables import (
+    CATEGORIES,
     KEYS,
     NAME,
     TABLE,
@@ -37,26 +38,17 @@ from mammoflow.labels import CONTRALATERAL
 from mammoflow.tables import list_literal
 
 LOG = logging.getLogger(__name__)
-# Flags of the contour table, column mammography_<name>.
-CATEGORIES = {
-    "nodule": "Mass",
-    "calcification": "Suspicious Calcification",
-    "microcalcification": "Suspicious Calcification",
-    "axillary_adenopathy": "Suspicious Lymph Node",
-    "architectural_distortion": "Architectural Distortion",
-    "stroma_distortion": "Architectural Distortion",
-}
 
 
 def detect(root: Path) -> base.Detection | None:
     """BCDR where a ``bcdr_*_img.csv`` lies in ``root`` or in a folder directly below it."""
     root = Path(root)
-    near = [path for folder in (root, *filter(Path.is_dir, root.iterdir())) for path in folder.glob("*.csv")]
-    tables = sorted(path for path in near if TABLE.fullmatch(path.name))
-    if not tables:
+    near = (path for folder in (root, *filter(Path.is_dir, root.iterdir())) for path in folder.glob("*.csv"))
+    if not any(TABLE.fullmatch(path.name) for path in near):
         return None
+    tables = _tables(root)
     listed = pd.concat([read_images(path) for path in tables], ignore_index=True)
-    listed = listed.drop_duplicates("image_id")
+    listed = listed.sort_values("absent", kind="stable").drop_duplicates("image_id")
     found = int(listed["path"].notna().sum())
     missing = [f"{len(listed) - found} of {len(listed)} images"] if found < len(listed) else []
     absent = [outlines_of(path).name for path in tables if has_outlines(path) and not outlines_of(path).is_file()]
@@ -69,13 +61,14 @@ def inventory(root: Path) -> base.Inventory:
     Raises UserError where no sub-set is found, or one lacks a table or a column, or holds an unknown word.
     """
     root = base.require_directory(root, NAME, archive(NAME).put_here)
-    tables = [path for path in base.find_files(root, {".csv"}) if TABLE.fullmatch(path.name)]
-    tables.sort(key=lambda path: (path.name.lower(), path))
+    tables = _tables(root)
     if not tables:
         raise UserError(
             f"no bcdr_*_img.csv lies below {root}: put {archive(NAME).put_here} there, or set datasets.bcdr.root"
         )
     images = pd.concat([read_images(path) for path in tables], ignore_index=True)
+    if images.empty:
+        raise UserError(f"{tables[0]} and the other image tables have no row: take the archive's unchanged files")
     # A lesion set and a copy on disk come before a set of normals and a missing file.
     images = images.sort_values(["normal", "absent"], kind="stable").drop_duplicates("image_id", ignore_index=True)
     lesions = pd.concat([read_outlines(path) for path in tables if has_outlines(path)] or [pd.DataFrame()])
@@ -83,6 +76,12 @@ def inventory(root: Path) -> base.Inventory:
         lesions = lesions.drop_duplicates([*KEYS, "lesion", "view"], ignore_index=True)
     images = _add_headers(images, root)
     return base.finish_inventory(_images(images, lesions, root), _findings(images, lesions))
+
+
+def _tables(root: Path) -> list[Path]:
+    """The image tables of all sub-sets below ``root``, by name."""
+    found = [path for path in base.find_files(root, {".csv"}) if TABLE.fullmatch(path.name)]
+    return sorted(found, key=lambda path: (path.name.lower(), path))
 
 
 def _add_headers(images: pd.DataFrame, root: Path) -> pd.DataFrame:

@@ -21,12 +21,19 @@ CLASSES = {"Benign": "BENIGN", "Malign": "MALIGNANT", "Malignant": "MALIGNANT"}
 TABLE = re.compile(r"bcdr_([df])(n?)(\d+)_img\.csv", re.IGNORECASE)
 _IMAGE = re.compile(r"img_(\d+)_(\d+)_(\d+)_(\w+)\.tiff?", re.IGNORECASE)
 KEYS = ["family", "patient", "study"]
-# Columns mammography_<flag> of the contour table.
-FLAGS = ["nodule", "calcification", "microcalcification", "axillary_adenopathy", "architectural_distortion",
-         "stroma_distortion"]  # fmt: skip
+# Flags of the contour table, column mammography_<name>.
+CATEGORIES = {
+    "nodule": "Mass",
+    "calcification": "Suspicious Calcification",
+    "microcalcification": "Suspicious Calcification",
+    "axillary_adenopathy": "Suspicious Lymph Node",
+    "architectural_distortion": "Architectural Distortion",
+    "stroma_distortion": "Architectural Distortion",
+}
 
 
 def has_outlines(table: Path) -> bool:
+    """Whether the sub-set of an image table has a contour table: the normals have none."""
     return not TABLE.fullmatch(table.name)[2]
 
 
@@ -99,7 +106,7 @@ def read_outlines(table: Path) -> pd.DataFrame:
     if len(wrong):
         raise UserError(f"{path}, column 'image_view': {wrong.iloc[0]} is not one of 1 to 4 (RCC, LCC, RO, LO)")
     names = frame["image_filename"].str.replace("\\", "/").str.split("/").str[-1]
-    flags = {name: frame[f"mammography_{name}"].isin(["1", "1.0"]) for name in FLAGS
+    flags = {name: frame[f"mammography_{name}"].isin(["1", "1.0"]) for name in CATEGORIES
              if f"mammography_{name}" in frame}  # fmt: skip
     return pd.DataFrame(
         {

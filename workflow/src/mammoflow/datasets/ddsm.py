@@ -97,6 +97,8 @@ def inventory(root: Path) -> base.Inventory:
             findings += [finding for _, lesions in pairs for finding in lesions.rows]
         images += rows
     images += _unlisted(paths, {row["path"] for row in images}, root)
+    if not images:
+        raise UserError(f"{cases[0].ics} and the other .ics files list no film: take them from the archive again")
     table = base.mark_missing(base.source_keys(pd.DataFrame(images), root))
     return base.finish_inventory(table, pd.DataFrame(findings))
 

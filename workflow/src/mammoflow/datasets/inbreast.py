@@ -80,7 +80,10 @@ def inventory(root: Path) -> base.Inventory:
         cure = f"save {old} as INbreast.csv or INbreast.xlsx" if old else f"put {archive(NAME).put_here} there"
         raise UserError(f"no INbreast.csv lies below {root}: {cure}, or set datasets.inbreast.root")
     dicoms = _dicoms(paths)
-    images = _images(read_table(table_path), dicoms, root)
+    table = read_table(table_path)
+    if table.empty:
+        raise UserError(f"{table_path} has no row of an image: take the archive's unchanged file")
+    images = _images(table, dicoms, root)
     findings = _findings(images, _xmls(paths))
     return base.finish_inventory(base.mark_missing(base.source_keys(images, root)), findings)
 

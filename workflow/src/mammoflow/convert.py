@@ -1,0 +1,157 @@
+"""``mammoflow convert``: the images of one shard to PNG, with a ledger.
+
+The ledger (``tables.CONVERT_LEDGER``) is written last and names every image of the shard: ``ok`` with its PNG in the
+store, or ``failed`` with the reason. A second call decodes only what is missing, failed or changed.
+"""
+
+import argparse
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mammoflow import settings as config
+from mammoflow import tables
+from mammoflow.datasets import archive
+from mammoflow.datasets.catalog import IntensityRule
+from mammoflow.errors import UserError
+from mammoflow.imaging import pool, store
+from mammoflow.imaging.decode import StoredImage, read_listed
+from mammoflow.imaging.errors import DecodeError
+from mammoflow.imaging.working import WorkingImage, make_working_image
+
+# What the table says of an image and its PNG depends on; a change makes the PNG anew.
+TABLE_INPUTS = ("laterality", "member", "height", "width", "bits_stored", "machine")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("dataset")
+    parser.add_argument("--shard", type=Path, required=True, help="table of images written by `shard`")
+    parser.add_argument("--root", type=Path, required=True, help="directory of the archive")
+    parser.add_argument("--store", type=Path, required=True, help="directory for the PNG files")
+    parser.add_argument("--ledger", type=Path, required=True, help="parquet file to write")
+    parser.add_argument("--settings", default="{}", help="section `convert` of the configuration, as JSON")
+    parser.add_argument("--threads", type=int, default=pool.default_threads())
+
+
+def run(args: argparse.Namespace) -> None:
+    settings = config.parse_section("convert", args.settings)
+    images = read_shard(args.shard, args.dataset)
+    label = f"convert {args.dataset} {args.shard.stem}"
+    rows = convert_images(args.dataset, images, args.root, args.store, settings, args.threads, label)
+    tables.write(ledger(rows), args.ledger)
+
+
+def read_shard(path: Path, dataset: str) -> pd.DataFrame:
+    """The images of a shard, in the order of their paths. Raises UserError for another dataset's shard."""
+    images = tables.read(path, "images")
+    others = sorted(set(images["dataset"]) - {dataset})
+    if others:
+        raise UserError(f"{path} holds images of {others[0]}, not of {dataset}: give the shard of {dataset}")
+    lost = images.loc[images["path"].isna(), "image_id"]
+    if len(lost):
+        raise UserError(f"{path}: image {lost.iloc[0]} has no path; run `mammoflow shard` again")
+    # Neighbours on disk are read one after the other.
+    return images.sort_values(["path", "image_id"], kind="stable").reset_index(drop=True)
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows as dictionaries of plain Python values, with None for NA."""
+    return frame.astype(object).where(frame.notna(), None).to_dict("records")
+
+
+def ledger(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Ledger rows as a finished table."""
+    return tables.finish("convert_ledger", pd.DataFrame(rows, columns=list(tables.CONVERT_LEDGER)))
+
+
+def convert_images(
+    dataset: str,
+    images: pd.DataFrame,
+    root: Path,
+    store_root: Path,
+    settings: dict[str, Any],
+    threads: int = 1,
+    label: str = "convert",
+) -> list[dict[str, Any]]:
+    """Convert each row of ``images``; one ledger row per image. Paths of the rows are relative to ``root``.
+
+    Raises OSError where the store cannot be written; whatever is wrong with one image becomes a failed row.
+    """
+    work = partial(
+        convert_image,
+        root=Path(root),
+        store_root=Path(store_root),
+        settings=settings,
+        rule=archive(dataset).intensity,
+        recipe=config.convert_recipe(dataset, settings),
+    )
+    return pool.run_jobs(lambda image: [work(image)], records(images), threads, label)
+
+
+def convert_image(
+    image: dict[str, Any], root: Path, store_root: Path, settings: dict[str, Any], rule: IntensityRule, recipe: str
+) -> tuple[str, dict[str, Any]]:
+    """Convert one image of an ``images`` table (a dict with None for NA), or take the PNG that is there already.
+
+    Returns ``done``, ``reused`` or ``failed``, and the ledger row.
+    """
+    path = root / image["path"]
+    relative = store.relative_path(image["dataset"], recipe, image["patient_id"], image["image_id"])
+    inputs = {"recipe": recipe, **{name: image[name] for name in TABLE_INPUTS}, **stat_key(path)}
+    if (kept := store.reusable_row(store_root / relative, inputs)) is not None:
+        return "reused", kept
+    base = {**{name: image[name] for name in ("dataset", "image_id", "patient_id")}, "recipe": recipe}
+    started = time.perf_counter()
+    try:
+        working, row = convert_stored(read_listed(image, root), base, relative, settings, rule, image["laterality"])
+    except DecodeError as error:
+        # What lies there was made from other bytes, and no ledger names it any more.
+        (store_root / relative).unlink(missing_ok=True)
+        return "failed", failed_row(base, error, path)
+    row["seconds"] = round(time.perf_counter() - started, 4)
+    # The key of the bytes that were read, should the file have changed since.
+    inputs |= {name: row[name] for name in ("source_size", "source_mtime_ns")}
+    store.save(store_root / relative, working.pixels, row, inputs)
+    return "done", row
+
+
+def convert_stored(
+    stored: StoredImage,
+    base: dict[str, Any],
+    relative: str,
+    settings: dict[str, Any],
+    rule: IntensityRule,
+    laterality: str | None = None,
+) -> tuple[WorkingImage, dict[str, Any]]:
+    """The working image of one decoded image, and its ledger row around the columns of ``base``. Writes nothing."""
+    working = make_working_image(stored, settings, rule, laterality)
+    return working, {
+        **base,
+        "status": "ok",
+        "path": relative,
+        "decoder": stored.decoder,
+        "transfer_syntax": stored.transfer_syntax,
+        "window": tables.to_json(working.window),
+        "flags": ";".join(working.flags) or None,
+        "source_size": stored.source.size,
+        "source_mtime_ns": stored.source.mtime_ns,
+        "source_sha256": stored.source.sha256,
+        **working.geometry.as_row(),
+    }
+
+
+def failed_row(base: dict[str, Any], error: DecodeError, path: Path) -> dict[str, Any]:
+    """The ledger row of an image that cannot be used."""
+    return {**base, "status": "failed", "error": error.word, **stat_key(path)}
+
+
+def stat_key(path: Path) -> dict[str, int | None]:
+    """Size and time of change of a file as they are now; None where it is absent."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return {"source_size": None, "source_mtime_ns": None}
+    return {"source_size": stat.st_size, "source_mtime_ns": stat.st_mtime_ns}

@@ -1,0 +1,57 @@
+"""A decoder in a process of its own, for libraries that end the process on a damaged stream.
+
+gdcm answers some broken JPEG streams with ``std::terminate``, which no Python exception handler sees: in a thread pool
+one bad file would end a whole shard. It is asked only where the first choice refused, so a process each is affordable.
+"""
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+_SECONDS = 300
+_PACKAGE_PARENT = str(Path(__file__).resolve().parents[2])
+
+
+def decode(data: bytes, plugin: str, index: int) -> NDArray[np.integer]:
+    """Decode frame ``index`` of the DICOM file ``data`` with one of pydicom's plugins.
+
+    Returns (rows, columns). Raises ValueError where the plugin fails, crashes or does not end.
+    """
+    path = os.pathsep.join(filter(None, [_PACKAGE_PARENT, os.environ.get("PYTHONPATH")]))
+    command = [sys.executable, "-m", "mammoflow.imaging.isolated", plugin, str(index)]
+    try:
+        child = subprocess.run(
+            command,
+            input=data,
+            capture_output=True,
+            timeout=_SECONDS,
+            env={**os.environ, "PYTHONPATH": path},
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise ValueError(f"{plugin}: no result within {_SECONDS} s") from None
+    if child.returncode < 0:
+        raise ValueError(f"{plugin}: the decoder ended its process with signal {-child.returncode}")
+    if child.returncode:
+        lines = child.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
+        raise ValueError(f"{plugin}: {lines[-1]}")
+    return np.load(io.BytesIO(child.stdout), allow_pickle=False)
+
+
+def _main(plugin: str, index: str) -> None:
+    import pydicom
+
+    from mammoflow.imaging.decode import decode_frame, transfer_syntax
+
+    ds = pydicom.dcmread(io.BytesIO(sys.stdin.buffer.read()), force=True)
+    pixels = decode_frame(ds, transfer_syntax(ds), int(index), plugin)
+    np.save(sys.stdout.buffer, pixels, allow_pickle=False)
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

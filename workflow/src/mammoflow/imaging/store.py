@@ -1,0 +1,43 @@
+"""The pixel store: where a PNG lies, and whether the one that lies there may be kept.
+
+A PNG carries its ledger row and the inputs it was made from. A rerun compares those inputs, so that a killed job, a
+repaired source file or a changed annotation redoes exactly what it must.
+"""
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mammoflow.imaging import png
+
+_INPUTS = "inputs"
+
+
+def safe_name(name: str) -> str:
+    """``name`` with only ``[A-Za-z0-9._-]``, as a file name. Different names stay different."""
+    cleaned = re.sub(r"[^A-Za-z0-9._-]", "_", name)
+    if cleaned == name and not name.startswith(".") and 0 < len(name) <= 120:
+        return name
+    return f"{cleaned[:120].lstrip('.')}-{hashlib.blake2b(name.encode(), digest_size=6).hexdigest()}"
+
+
+def relative_path(dataset: str, recipe: str, patient_id: str, name: str) -> str:
+    """Path of a PNG below the store, with forward slashes."""
+    return f"{dataset}/{recipe}/{safe_name(patient_id)}/{safe_name(name)}.png"
+
+
+def reusable_row(path: Path, inputs: dict[str, Any]) -> dict[str, Any] | None:
+    """The ledger row inside the PNG at ``path`` if it is whole and was made from ``inputs``; else None."""
+    row = png.read_row(path)
+    if row is None or row.pop(_INPUTS, None) != inputs:
+        return None
+    return row
+
+
+def save(path: Path, pixels: NDArray[np.unsignedinteger], row: dict[str, Any], inputs: dict[str, Any]) -> None:
+    """Write the PNG atomically, over whatever older one lies there."""
+    png.write(path, pixels, {**row, _INPUTS: inputs})

@@ -1,0 +1,103 @@
+"""From a stored image to the working image: grey scale, breast box, orientation, size."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from mammoflow.datasets.catalog import IntensityRule
+from mammoflow.imaging import breast, intensity
+from mammoflow.imaging.decode import StoredImage
+from mammoflow.imaging.geometry import Geometry
+
+
+@dataclass(frozen=True)
+class WorkingImage:
+    """pixels: (height, width) uint8 or uint16, chest wall at the left edge.  window: what made the grey."""
+
+    pixels: NDArray[np.unsignedinteger]
+    geometry: Geometry
+    window: dict[str, Any]
+    flags: tuple[str, ...]
+
+
+def make_working_image(
+    image: StoredImage, settings: dict[str, Any], rule: IntensityRule, laterality: str | None = None
+) -> WorkingImage:
+    """Apply the section ``convert`` of the configuration to one image.
+
+    laterality: L or R of the table. Where the pixels contradict it they win, and the image is flagged; where they do
+    not tell, it decides.
+    Flags, besides those of the reader and of the grey-scale step: no_breast_found, orientation_uncertain,
+    laterality_disagrees.
+    """
+    itemsize = image.pixels.dtype.itemsize
+    extremes, facts = intensity.image_facts(image.pixels, image.header)
+    display = intensity.window_table(image.header, itemsize, rule, 8, settings["window_index"], extremes)
+    table = grey_table(image, settings, rule, extremes)
+    found = breast.find(display.apply, image.pixels, settings["margin_px"])
+    flip, orientation = orient(found, laterality)
+    rows, columns = image.pixels.shape
+    x0, y0, x1, y1 = found.box if found.box and settings["crop"] else (0, 0, columns, rows)
+    pixels = table.apply(image.pixels[y0:y1, x0:x1])
+    height, width = working_size(y1 - y0, x1 - x0, settings["long_side"])
+    if (height, width) != pixels.shape:
+        pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
+    if flip:
+        pixels = cv2.flip(pixels, 1)  # after the resize, which is symmetric: fewer pixels to move
+    geometry = Geometry(
+        stored_height=rows,
+        stored_width=columns,
+        crop_x0=x0,
+        crop_y0=y0,
+        crop_x1=x1,
+        crop_y1=y1,
+        flip=flip,
+        scale_x=width / (x1 - x0),
+        scale_y=height / (y1 - y0),
+        pad_left=0,
+        pad_top=0,
+        out_height=height,
+        out_width=width,
+    )
+    return WorkingImage(pixels, geometry, table.window, (*image.flags, *facts, *table.flags, *orientation))
+
+
+def grey_table(
+    image: StoredImage, settings: dict[str, Any], rule: IntensityRule, extremes: tuple[int, int]
+) -> intensity.GreyTable:
+    """The table that ``settings`` (intensity, bits, window_index) ask for. ``raw`` always gives 16 bits."""
+    itemsize = image.pixels.dtype.itemsize
+    if settings["intensity"] == "raw":
+        return intensity.raw_table(image.header, itemsize)
+    return intensity.window_table(image.header, itemsize, rule, settings["bits"], settings["window_index"], extremes)
+
+
+def orient(found: breast.Breast, laterality: str | None) -> tuple[bool, tuple[str, ...]]:
+    """Whether to mirror so that the chest wall comes to the left, and flags.
+
+    In the usual orientation the left breast has its chest wall at the left edge of the picture, the right one at the
+    right.
+    """
+    flags = []
+    side = found.chest_wall
+    if found.box is None:
+        flags.append("no_breast_found")
+    elif not found.certain:
+        flags.append("orientation_uncertain")
+    if laterality is not None:
+        if found.box is None or not found.certain:
+            side = laterality
+        elif side != laterality:
+            flags.append("laterality_disagrees")
+    return side == "R", tuple(flags)
+
+
+def working_size(height: int, width: int, long_side: int | None) -> tuple[int, int]:
+    """Size after shrinking the longer side to ``long_side``; never larger than the crop, never below one pixel."""
+    longer = max(height, width)
+    if long_side is None or longer <= long_side:
+        return height, width
+    return max(1, round(height * long_side / longer)), max(1, round(width * long_side / longer))
