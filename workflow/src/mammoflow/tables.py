@@ -245,6 +245,8 @@ PREDICTIONS: dict[str, Column] = {
     "fold": INT,  # train rows: the fold whose model never saw the patient (out of fold)
     "label_malignant": BINARY,
     "score": FLOAT,  # probability of malignancy; val and test: mean over the folds' models
+    "attention": FLOAT,  # images: share of the breast's attention that lies on this image, 0..1; NA where not written
+    "score_roi": FLOAT,  # images: highest probability of a lesion in the heat map; NA where no box was learned from
 }
 
 # One row per breast: the image score beside the metadata-only floor and their fusion. Train rows are out of fold.

@@ -1,0 +1,1 @@
+"""Training and scoring. Importing this package loads no torch; its modules do."""

@@ -1,0 +1,79 @@
+"""What training and scoring share: opening their inputs, choosing the device, and speaking."""
+
+import hashlib
+import logging
+import os
+import signal
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from mammoflow import tables
+from mammoflow.errors import UserError
+from mammoflow.pack import PackedImages
+from mammoflow.train.units import participants
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # SLURM: end of the time limit, and the warning before it
+
+
+def open_cohort(cohort: Path) -> tuple[pd.DataFrame, str]:
+    """The manifest's participants, and the hash of digest.json. Raises UserError where one of them is missing."""
+    path = cohort / "digest.json"
+    if not path.is_file():
+        raise UserError(f"{path} does not exist: run cohort first")
+    digest = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+    return participants(tables.read(cohort / "manifest.parquet", "manifest")), digest
+
+
+def open_pack(pack: Path, manifest: pd.DataFrame, section: dict[str, Any]) -> PackedImages:
+    """Open the pack. Raises UserError where it is not the pack of these images at this size."""
+    images = PackedImages(pack)
+    if images.image_size != tuple(section["image_size"]):
+        raise UserError(f"{pack} holds images of {images.image_size}, the run wants {tuple(section['image_size'])}")
+    packed = set(zip(images.index["dataset"], images.index["image_id"], images.index["image_path"], strict=True))
+    wanted = zip(manifest["dataset"], manifest["image_id"], manifest["image_path"], strict=True)
+    missing = [row for row in wanted if row not in packed]
+    if missing:
+        raise UserError(
+            f"{pack} lacks {len(missing)} images of the cohort as it is now (first: {missing[0][1]}): run pack again"
+        )
+    return images
+
+
+def uses_cuda(section: dict[str, Any]) -> bool:
+    """Whether to train on GPUs. Raises UserError where they are asked for and not there."""
+    if section["accelerator"] == "cuda" and not torch.cuda.is_available():
+        raise UserError("run.accelerator is cuda, but torch sees no GPU: use auto or cpu, or a node with a GPU")
+    return section["accelerator"] != "cpu" and torch.cuda.is_available()
+
+
+def set_threads(local_world_size: int) -> None:
+    """Share the cores among the node's processes, unless OMP_NUM_THREADS says otherwise."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_world_size))
+
+
+def ignore_signals(worker: int) -> None:
+    """Loader processes leave signals to their trainer, which SLURM signals too."""
+    for number in (*STOP_SIGNALS, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def quieten() -> None:
+    """Keep out of the log: Lightning's advertisements, and its advice about what is done on purpose here."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*`srun` command is available.*")
+    warnings.filterwarnings("ignore", message=".*ended before the epoch ended.*")  # the sampler skips what was seen
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+
+
+def say(text: str) -> None:
+    """One line of progress, from the first process only."""
+    if int(os.environ.get("RANK", 0)) == 0:
+        print(text, file=sys.stderr, flush=True)
