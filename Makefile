@@ -31,7 +31,7 @@ $(VENV)/.made: $(PINS)
 
 demo: env ## synthetic archives through the whole workflow, to results/demo/report/index.html
 	$(BIN)/python -m mammoflow phantom mias demo/mias --patients 50 --seed 1
-	$(BIN)/python -m mammoflow phantom cbis_ddsm demo/cbis_ddsm --patients 100 --seed 2
+	$(BIN)/python -m mammoflow phantom cbis_ddsm demo/cbis_ddsm --patients 200 --seed 2
 	$(SNAKEMAKE) --configfile config/demo.yaml --quiet rules progress
 	@$(BIN)/python -m mammoflow headline results/demo
 

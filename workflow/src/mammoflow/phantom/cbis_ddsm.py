@@ -21,7 +21,7 @@ from mammoflow.phantom.cbis_ddsm_plan import Abnormality, Breast, plan
 
 __all__ = ["LAYOUTS", "write"]
 
-SHAPES = {"small": (900, 600), "full": (4600, 3000)}
+SHAPES = {"small": (640, 426), "full": (4600, 3000)}
 DATES = {
     ("Mass", "Training"): "20160720",
     ("Mass", "Test"): "20161004",
@@ -35,7 +35,7 @@ DESCRIPTORS = {"Mass": ("mass shape", "mass margins"), "Calc": ("calc type", "ca
 def write(root: Path, patients: int, seed: int, size: str = "small", layout: str = LAYOUTS[0]) -> None:
     """Write the archive into ``root``.
 
-    size: ``small`` draws mammograms of about 900x600 pixels, ``full`` of about 4600x3000 (27 MB each).  layout: one of
+    size: ``small`` draws mammograms of about 640x426 pixels, ``full`` of about 4600x3000 (27 MB each).  layout: one of
     ``LAYOUTS``, explained in :mod:`mammoflow.phantom.cbis_ddsm_files`.
     """
     root = Path(root)

@@ -47,6 +47,15 @@ def command(processes: int, nodes: list[str], job_id: str, arguments: list[str])
     return [*torchrun, "-m", "mammoflow", *arguments]
 
 
+def threads_per_process(processes: int, environment: dict[str, str]) -> int:
+    """Threads of each process: the job's share (OMP_NUM_THREADS, which Snakemake sets for a whole job) dealt evenly.
+
+    Without this every process would start the whole job's threads, which then spend their time waiting for each other.
+    """
+    total = int(environment.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
+    return max(1, total // processes)
+
+
 def main(argv: list[str]) -> None:
     """Replace this process by the training's, so that signals and the exit status pass through."""
     parser = argparse.ArgumentParser(prog="python -m mammoflow.train.launch", description=__doc__.splitlines()[0])
@@ -58,6 +67,7 @@ def main(argv: list[str]) -> None:
         started = command(args.processes, step_nodes(dict(os.environ)), os.environ.get("SLURM_JOB_ID", ""), arguments)
     except UserError as error:
         sys.exit(f"mammoflow.train.launch: {error}")
+    os.environ["OMP_NUM_THREADS"] = str(threads_per_process(args.processes, dict(os.environ)))
     sys.stdout.flush()
     os.execv(started[0], started)
 
