@@ -52,9 +52,12 @@ def uses_cuda(section: dict[str, Any]) -> bool:
 
 
 def set_threads(local_world_size: int) -> None:
-    """Share the cores among the node's processes, unless OMP_NUM_THREADS says otherwise."""
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_world_size))
+    """Share the cores among the node's processes, unless OMP_NUM_THREADS says otherwise.
+
+    Set in so many words: torch would follow MKL_NUM_THREADS, which Snakemake sets to the threads of the whole job.
+    """
+    share = max(1, len(os.sched_getaffinity(0)) // local_world_size)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or share))
 
 
 def ignore_signals(worker: int) -> None:
