@@ -46,7 +46,7 @@ def cohort_tables(patients: int, seed: int, datasets: tuple[str, ...] = ("cbis_d
                         "dataset": dataset, "image_id": image_id, "study_id": patient, "patient_id": patient,
                         "group_id": f"{dataset}|{patient}", "laterality": side, "view_position": view,
                         "height": 2 * HEIGHT, "width": 2 * WIDTH, "age": age, "implant": 0, "machine": machine,
-                        "manufacturer": "Acme",
+                        "manufacturer": "Acme", "pixel_spacing_mm": 0.2 if dataset == "mias" else pd.NA,
                         "site": machine[0], "breast_density": str(rng.choice(tables.DENSITIES)),
                         "pathology": "MALIGNANT" if malignant else "BENIGN" if lesion else "NORMAL",
                         "label_malignant": malignant,

@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.metrics import roc_auc_score
+from sklearn.isotonic import IsotonicRegression
+from sklearn.metrics import brier_score_loss, roc_auc_score
 
 from mammoflow import bootstrap, evaluate, fuse, headline, levels, measure, settings, tables
 from mammoflow.cli import main
@@ -216,6 +217,7 @@ def test_headline_model_is_chosen_on_val_not_on_test(results):
 def test_command_writes_three_files(tmp_path, cohort, results, capsys):
     manifest, predictions, fused = cohort
     tables.write(manifest, tmp_path / "cohort" / "manifest.parquet")
+    tables.write(cohort_tables(180, seed=1)[1], tmp_path / "cohort" / "findings.parquet")
     (tmp_path / "cohort" / "digest.json").write_text('{"digest": "abc"}')
     tables.write(predictions, tmp_path / "predictions.parquet")
     tables.write(fused, tmp_path / "fused.parquet")
@@ -241,7 +243,10 @@ def test_command_writes_three_files(tmp_path, cohort, results, capsys):
     assert main(command) == 0
     printed = capsys.readouterr().out
     metrics = json.loads((out / "metrics.json").read_text())
-    assert metrics["results"] == json.loads(json.dumps(results[0]))
+    # The command knows the findings too, and so adds the subgroups by lesion size.
+    without_size = [b for b in metrics["results"] if (b["subgroup"] or {}).get("column") != "lesion_size"]
+    assert without_size == json.loads(json.dumps(results[0]))
+    assert len(without_size) < len(metrics["results"])
     assert metrics["reproduction"]["cohort_digest"]["content"] == {"digest": "abc"}
     assert metrics["reproduction"]["seed"] == 3
     table = pd.read_csv(out / "metrics.csv")
@@ -257,10 +262,95 @@ def test_command_writes_three_files(tmp_path, cohort, results, capsys):
         block(results[0], level="breast", split="test", model="fused")["metrics"]["auc"]["value"]
     )
     assert f"{value:.3f}" in printed
-    assert len(json.loads((out / "curves.json").read_text())["curves"]) == 6
+    assert len(json.loads((out / "curves.json").read_text())["curves"]) == 8
     assert main(["headline", str(tmp_path / "results")]) == 0
     assert capsys.readouterr().out == printed
     assert main(["headline", str(tmp_path / "nothing")]) == 2
+
+
+def test_delong_stands_beside_every_bootstrap(results):
+    for found in results[0]:
+        number = found["metrics"].get("auc", {"value": None})
+        if number["value"] is None:
+            continue
+        assert number["delong"] is None or number["delong"]["low"] <= number["value"] <= number["delong"]["high"]
+        if found["split"] == "train":  # enough patients for both to be right
+            assert number["delong"]["low"] == pytest.approx(number["low"], abs=0.025)
+            assert number["delong"]["high"] == pytest.approx(number["high"], abs=0.025)
+    for difference in results[2]["differences"]:
+        if difference["split"] == "train":
+            assert difference["delong"]["low"] == pytest.approx(difference["low"], abs=0.04)
+            assert difference["delong"]["high"] == pytest.approx(difference["high"], abs=0.04)
+
+
+def test_patients_are_fused_by_their_higher_breast(cohort, results):
+    _, predictions, fused = cohort
+    patients = predictions[(predictions["level"] == "patient") & (predictions["split"] == "test")]
+    highest = fused.groupby("patient_id")["score_fused"].max().reindex(patients["patient_id"]).to_numpy(float)
+    found = block(results[0], level="patient", split="test", model="fused")
+    assert found["metrics"]["auc"]["value"] == pytest.approx(
+        roc_auc_score(patients["label_malignant"].astype(int), highest)
+    )
+
+
+def test_calibration_methods_are_fitted_on_val_and_measured_on_test(cohort, results):
+    manifest, predictions, fused = cohort
+    rows = {(row["model"], row["method"]): row for row in results[2]["calibrations"]}
+    assert set(rows) == {(m, k) for m in ("image", "fused") for k in ("none", "temperature", "platt", "isotonic")}
+    val, test = (fused[fused["split"] == split] for split in ("val", "test"))
+    fitted = IsotonicRegression(out_of_bounds="clip").fit(
+        val["score_fused"].astype(float), val["label_malignant"].astype(int)
+    )
+    expected = brier_score_loss(test["label_malignant"].astype(int), fitted.predict(test["score_fused"].astype(float)))
+    assert rows["fused", "isotonic"]["metrics"]["brier"]["value"] == pytest.approx(expected, abs=1e-6)
+    as_it_is = rows["image", "none"]["metrics"]["brier"]["value"]
+    assert rows["image", "platt"]["metrics"]["brier"]["value"] < as_it_is  # the made scores are far too low
+    changed = fused.copy()
+    changed.loc[changed["split"] == "test", "score_fused"] = 0.5
+    again = evaluate.evaluate(manifest, predictions, changed, SECTION["evaluate"], seed=3)[2]["calibrations"]
+    assert [row["fit"] for row in again] == [row["fit"] for row in results[2]["calibrations"]]
+
+
+def test_lesion_sizes_are_in_millimetres_and_the_largest_counts():
+    place = {"dataset": "mias", "study_id": "s", "patient_id": "p"}
+    group = {**place, "group_id": "g", "label_policy": "x"}
+    images = [
+        {**group, "image_id": "a", "laterality": "L", "pixel_spacing_mm": 0.1},
+        {**group, "image_id": "b", "laterality": "R"},
+        {**group, "image_id": "c", "laterality": "L", "patient_id": "q"},
+    ]
+    manifest = tables.finish("manifest", pd.DataFrame(images))
+    marks = [("a", 10, 10, 60, 90), ("a", 0, 0, 150, 40), ("b", 0, 0, 9, 9)]
+    rows = [
+        {**place, "image_id": image, "finding_id": str(k), "geometry": "bbox",
+         "xmin": left, "ymin": top, "xmax": right, "ymax": bottom}
+        for k, (image, left, top, right, bottom) in enumerate(marks)
+    ]  # fmt: skip
+    findings = tables.finish("manifest_findings", pd.DataFrame(rows))
+    found = levels.attributes(manifest, "breast", findings)["lesion_size"]
+    assert found.dropna().to_dict() == {"mias|p|L": "10-19 mm", "mias|p|R": "size unknown"}
+    assert found.index[found.isna()].tolist() == ["mias|q|L"]
+
+
+def test_lesion_size_is_a_subgroup_where_the_cohort_has_findings(cohort):
+    spaced = cohort[0].assign(pixel_spacing_mm=0.2)  # boxes of the fixture are 50 x 60 pixels
+    findings = cohort_tables(180, seed=1)[1]
+    blocks, _, _ = evaluate.evaluate(spaced, *cohort[1:], SECTION["evaluate"], 3, findings)
+    rows = headline.select(blocks, "lesion_size", level="breast", model="image")
+    assert {row["subgroup"]["value"] for row in rows} == {"10-19 mm", "none marked"}
+
+
+def test_every_interval_of_the_curves_holds_its_curve(results):
+    curve = next(c for c in results[1] if (c["level"], c["model"]) == ("breast", "image"))
+    for point in curve["reliability"]:
+        assert point["low"] <= point["observed"] <= point["high"]
+        assert point["high"] - point["low"] > 0.05  # an observed share of 0 has its exact bound, not [0, 0]
+    recall, precision = (np.array([p[name] for p in curve["pr"]]) for name in ("recall", "precision"))
+    inside = []
+    for point in curve["pr_band"]:
+        reached = precision[np.searchsorted(recall, point["recall"] - 1e-9)]
+        inside.append(point["low"] - 0.02 <= reached <= point["high"] + 0.02)
+    assert np.mean(inside) > 0.9
 
 
 def test_tiny_cohorts_never_crash():

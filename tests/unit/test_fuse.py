@@ -8,6 +8,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from mammoflow import boosting, features, fuse, metrics, settings, tables
+from mammoflow.calibration import logit
 from mammoflow.cli import main
 from mammoflow.errors import UserError
 from mammoflow.train.units import shuffle_labels
@@ -47,6 +48,26 @@ def test_importance_names_the_planted_signals(fused):
     assert importance["implant"] == importance["manufacturer"] == 0
 
 
+def test_shap_values_add_up_to_the_score_and_name_their_direction(fused):
+    """Local accuracy (Lundberg and Lee 2017), with LightGBM's own values: start + sum of SHAP = log-odds."""
+    rng = np.random.default_rng(0)
+    features_ = pd.DataFrame({"signal": rng.normal(size=400), "noise": rng.normal(size=400)})
+    labels = (features_["signal"] + rng.normal(size=400) < 0).astype(float).to_numpy()
+    fit = boosting.fit(features_, None, labels, np.arange(400) % 4, [], seed=0)
+    first, *others = fit.importance
+    assert first["feature"] == "start"
+    assert [row["feature"] for row in others] == ["signal", "noise"]
+    assert others[0]["direction"] < -0.9  # a high value lowers the score
+    total = np.sum([feature["shap"] for feature in fit.shap], axis=0)
+    sample = np.sort(np.random.default_rng(0).permutation(400)[: boosting.SHAP_ROWS])
+    log_odds = logit(fit.predict(features_, None))[sample]
+    # LightGBM's contributions leave out their own mean, which is one number for all rows.
+    assert np.ptp(log_odds - total) < 0.01
+    shown = fused[1]["models"]["fused"]["shap"]
+    assert 2 <= len(shown) <= boosting.SHAP_FEATURES
+    assert all(len(feature["shap"]) == len(feature["rank"]) == boosting.SHAP_ROWS for feature in shown)
+
+
 def test_every_breast_keeps_its_image_score_and_stays_a_probability(fused, cohort):
     table = fused[0].set_index("unit_id")
     breasts = cohort[2][cohort[2]["level"] == "breast"].set_index("unit_id")
@@ -56,9 +77,16 @@ def test_every_breast_keeps_its_image_score_and_stays_a_probability(fused, cohor
     assert ((scores >= 0) & (scores <= 1)).all()
 
 
-def test_result_does_not_depend_on_threads_or_repetition(fused, cohort):
-    again, _ = fuse.fuse(*cohort, section(), seed=3, threads=2)
+def test_result_does_not_depend_on_threads_or_repetition(fused, cohort, monkeypatch):
+    again, _ = fuse.fuse(*cohort, section(), seed=3)
     pd.testing.assert_frame_equal(again, fused[0])
+    monkeypatch.setattr(boosting, "THREADED", 0)
+    monkeypatch.setattr(boosting, "MAX_ROUNDS", 10)
+    manifest, findings = cohort_tables(120, seed=5)
+    small = manifest, findings, predictions_of(manifest, seed=6, signal=0.8)
+    results = [fuse.fuse(*small, section(), seed=3, threads=threads) for threads in (1, 2)]
+    assert [summary["models"]["fused"]["parameters"]["num_threads"] for _, summary in results] == [1, 2]
+    pd.testing.assert_frame_equal(results[0][0], results[1][0])
 
 
 def test_train_scores_are_inner_out_of_fold():
@@ -163,6 +191,54 @@ def test_in_fold_and_foreign_scores_are_refused(cohort):
         fuse.fuse(torn_manifest, findings, torn, section(), seed=0)
 
 
+def test_in_fold_scores_with_honest_names_are_suspected(cohort):
+    """Folds and names are right, but the scores of train rows come from a model that saw them."""
+    manifest, findings, predictions = cohort
+    leaking = predictions.copy()
+    train = (leaking["split"] == "train").to_numpy()
+    leaking.loc[train, "score"] = 0.2 + 0.6 * leaking.loc[train, "label_malignant"]
+    _, summary = fuse.fuse(manifest, findings, leaking, section(), seed=0)
+    assert any("do not look out of fold" in sentence for sentence in summary["suspicions"])
+
+
+def test_an_outcome_under_an_innocent_name_is_suspected(cohort, fused):
+    manifest, findings, predictions = cohort
+    leaking = manifest.assign(site=np.where(manifest["label_malignant"] == 1, "X", "Y"))
+    _, summary = fuse.fuse(leaking, findings, predictions, section(), seed=0)
+    assert any("above all 'site'" in sentence for sentence in summary["suspicions"])
+    assert fused[1]["suspicions"] == []
+
+
+def test_attention_and_lesion_probability_are_used_where_the_predictions_carry_them(cohort):
+    manifest, findings, predictions = cohort
+    plain = fuse.image_features(predictions, fuse.check_scores(predictions, manifest))
+    assert not [name for name in plain if "attention" in name or "roi" in name]
+    carried = predictions.copy()
+    image = carried["level"] == "image"
+    cc = image & (carried["view_position"] == "CC")
+    carried.loc[image, "attention"] = 0.25
+    carried.loc[cc, "attention"] = 0.75
+    carried.loc[image, "score_roi"] = 0.1 + 0.8 * carried.loc[image, "label_malignant"]
+    found = fuse.image_features(carried, fuse.check_scores(carried, manifest))
+    left = image & (carried["patient_id"] == "P0001") & (carried["laterality"] == "L")
+    rows = carried[left].set_index("view_position")
+    assert len(rows) == 2
+    expected = 0.75 * rows.loc["CC", "score"] + 0.25 * rows.loc["MLO", "score"]
+    assert found.loc["mias|P0001|L", "score_attended"] == pytest.approx(expected)
+    assert found.loc["mias|P0001|L", "attention_cc"] == 0.75
+    other = found.loc["mias|P0001|R", "score_roi"]
+    assert found.loc["mias|P0001|L", "score_roi_minus_other"] == found.loc["mias|P0001|L", "score_roi"] - other
+    _, summary = fuse.fuse(manifest, findings, carried, section(), seed=0)
+    strength = {row["feature"]: row["mean_abs_shap"] for row in summary["models"]["fused"]["importance"]}
+    assert strength["score_roi"] > 0.5
+
+
+@pytest.mark.parametrize("method", ["platt", "temperature", "isotonic"])
+def test_calibration_method_can_be_chosen(cohort, method):
+    _, summary = fuse.fuse(*cohort, section(calibration=method), seed=0)
+    assert summary["calibration"]["method"] == method
+
+
 @pytest.mark.parametrize("patients", [6, 12, 25])
 def test_tiny_cohorts_run_and_say_so(patients):
     manifest, findings = cohort_tables(patients, seed=patients)
@@ -254,6 +330,7 @@ def test_command_writes_both_files_and_refuses_a_leak(tmp_path, cohort, capsys):
     manifest, findings, predictions = cohort
     tables.write(manifest, tmp_path / "cohort" / "manifest.parquet")
     tables.write(findings, tmp_path / "cohort" / "findings.parquet")
+    (tmp_path / "cohort" / "digest.json").write_text('{"digest": "abc"}')
     tables.write(predictions, tmp_path / "predictions.parquet")
     command = [
         "fuse",

@@ -4,12 +4,24 @@ import time
 
 import numpy as np
 import pytest
+from scipy.optimize import minimize_scalar
 from scipy.stats import norm
 from sklearn import metrics as reference
 from sklearn.isotonic import IsotonicRegression
+from sklearn.linear_model import LogisticRegression
 
-from mammoflow import bootstrap, metrics
-from mammoflow.calibration import Identity, Isotonic, Platt, fit_calibration, fit_platt, logit, reliability, sigmoid
+from mammoflow import bootstrap, calibration, delong, metrics
+from mammoflow.calibration import (
+    Identity,
+    Isotonic,
+    Platt,
+    fit_calibration,
+    fit_platt,
+    fit_temperature,
+    logit,
+    reliability,
+    sigmoid,
+)
 
 
 def sample(n=400, seed=0, ties=False, prevalence=0.3):
@@ -17,13 +29,6 @@ def sample(n=400, seed=0, ties=False, prevalence=0.3):
     labels = (rng.random(n) < prevalence).astype(int)
     scores = sigmoid(rng.normal(size=n) + labels - 1)
     return labels, np.round(scores, 1) if ties else scores
-
-
-def delong_variance(labels, scores):
-    """Variance of the AUC after DeLong 1988, by its placement values (plain pairwise comparison)."""
-    cases, controls = scores[labels == 1], scores[labels == 0]
-    wins = (cases[:, None] > controls) + 0.5 * (cases[:, None] == controls)
-    return wins.mean(axis=1).var(ddof=1) / len(cases) + wins.mean(axis=0).var(ddof=1) / len(controls)
 
 
 @pytest.mark.parametrize("ties", [False, True])
@@ -142,10 +147,9 @@ def test_interval_agrees_with_delong_where_each_unit_is_a_patient():
     summary, _ = bootstrap.summarise(
         metrics.Ranking(labels, scores).metrics, resampler, 0.95, labels.sum(), 600 - labels.sum()
     )
-    half = norm.ppf(0.975) * np.sqrt(delong_variance(labels, scores))
-    found = summary["auc"]
-    assert found["low"] == pytest.approx(found["value"] - half, abs=0.01)
-    assert found["high"] == pytest.approx(found["value"] + half, abs=0.01)
+    expected = delong.interval(labels, scores, np.arange(600), 0.95)  # itself tested against its definition
+    assert summary["auc"]["low"] == pytest.approx(expected["low"], abs=0.01)
+    assert summary["auc"]["high"] == pytest.approx(expected["high"], abs=0.01)
 
 
 def test_clustering_widens_the_interval():
@@ -234,6 +238,50 @@ def test_platt_never_turns_the_order_round_and_stays_finite():
     assert (np.diff(separable(scores)) > 0).all()
     with pytest.raises(ValueError, match="both classes"):
         fit_platt(np.ones(40), scores)
+
+
+def test_temperature_is_the_least_log_loss_and_keeps_one_half():
+    labels, scores = sample(n=800, seed=2)
+
+    def loss(temperature):
+        return reference.log_loss(labels, sigmoid(logit(scores) / temperature))
+
+    best = minimize_scalar(loss, bounds=(0.05, 20), method="bounded", options={"xatol": 1e-8}).x
+    found = fit_temperature(labels, scores)
+    assert 1 / found.slope == pytest.approx(best, rel=1e-4)
+    assert found(np.array([0.5])) == pytest.approx(0.5)
+    assert found.method == "temperature"
+    separable = fit_temperature((scores > 0.5).astype(int), scores)
+    assert separable.slope == calibration.MAX_SLOPE
+    with pytest.raises(ValueError, match="both classes"):
+        fit_temperature(np.zeros(10), np.linspace(0, 1, 10))
+
+
+def test_platt_is_logistic_regression_where_the_targets_are_hardly_smoothed():
+    labels, scores = sample(n=20000, seed=8)
+    expected = LogisticRegression(C=np.inf).fit(logit(scores)[:, None], labels)
+    found = fit_platt(labels, scores)
+    assert found.slope == pytest.approx(expected.coef_[0, 0], rel=0.01)
+    assert found.intercept == pytest.approx(expected.intercept_[0], abs=0.01)
+
+
+@pytest.mark.parametrize("method", ["temperature", "platt", "isotonic"])
+def test_every_method_can_be_chosen_and_improves_an_overconfident_score(method):
+    rng = np.random.default_rng(3)
+    log_odds = rng.normal(size=4000)
+    labels = (rng.random(4000) < sigmoid(log_odds)).astype(int)
+    overconfident = sigmoid(3 * log_odds)
+    found = fit_calibration(labels[:2000], overconfident[:2000], method)
+    assert found.method == method
+    before, after = (
+        metrics.probability_metrics(labels[2000:], scores)(None)["ece"][0]
+        for scores in (overconfident[2000:], found(overconfident[2000:]))
+    )
+    assert after < before / 2
+
+
+def test_every_metric_has_a_name():
+    assert set(metrics.METRIC_NAMES) == {*metrics.RANKING, *metrics.PROBABILITY, *metrics.THRESHOLDED}
 
 
 def test_calibration_method_follows_the_amount_of_data():

@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 
 import cv2
@@ -59,8 +60,8 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def tree(tmp_path_factory):
-    return write_tree(tmp_path_factory.mktemp("tree"), patients=90, runs=("baseline", "second"))
+def tree(two_runs):
+    return two_runs
 
 
 @pytest.fixture(scope="module")
@@ -239,7 +240,65 @@ def test_pictures_that_are_gone_are_said_to_be_missing(tree, tmp_path):
 
 def test_heat_maps_lie_over_the_picture(html):
     assert "Where the models look" in words(html)
-    assert html.count("data:image/png;base64,") == 2 * examples.HEAT_CARDS
+    for part in html.split("Where the models look")[1:]:
+        assert part.split("</section>")[0].count("data:image/png;base64,") == examples.HEAT_CARDS
+    # Those of the examples that have a map carry it too, behind a switch.
+    for part in html.split("show the heat maps of these images")[1:]:
+        assert "data:image/png;base64," in part.split("Where the models look")[0]
+
+
+def test_runs_are_compared_where_there_are_two(tree, html):
+    text = words(html)
+    assert "Runs compared" in text
+    assert "By the image alone, the AUC of second minus that of baseline is" in text
+    assert 'id="compare"' not in build(tree, runs=tree["runs"][:1])
+
+
+def test_fusion_is_explained_by_dots_and_by_numbers(tree, html):
+    fuse_json = json.loads((tree["runs"][0] / "fuse" / "fuse.json").read_text())
+    importance = fuse_json["models"]["metadata"]["importance"]
+    strongest = next(row for row in importance if row["feature"] == "age")
+    assert f"age {strongest['mean_abs_shap']:.3f} {strongest['direction']:+.2f}".replace("-", "−") in words(html)
+    drawn = figures.shap_summary(fuse_json["models"]["metadata"]["shap"], {"age": "age in years"})
+    assert "age in years" in drawn
+    assert "var(--image)" in drawn
+    assert figures.shap_summary([], {}) is None
+
+
+def test_calibration_methods_stand_side_by_side(tree, html):
+    for row in metrics_of(tree)["calibrations"]:
+        assert f"{row['metrics']['brier']['value']:.3f}" in html
+    assert "temperature" in words(html)
+
+
+def test_suspicions_are_shown_above_the_results(tree, tmp_path):
+    directory = tmp_path / "baseline"
+    shutil.copytree(tree["runs"][0], directory)
+    path = directory / "fuse" / "fuse.json"
+    write_json(path, json.loads(path.read_text()) | {"suspicions": ["image scores are far too good"]})
+    assert "Too good? Image scores are far too good." in words(build(tree, runs=[directory]))
+    assert "Too good?" not in words(build(tree, runs=tree["runs"][:1]))
+
+
+def test_timings_come_from_the_workflow(tree, html, tmp_path):
+    config = tmp_path / "config.yaml"
+    config.write_bytes(tree["config"][0].read_bytes())
+    for name, seconds in [("convert/mias/0", 100.0), ("convert/mias/1", 50.0), ("report", 3.0)]:
+        path = tmp_path / "benchmarks" / f"{name}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"s": seconds, "max_rss": 512.3}) + "\n")
+    first = {"stage": "convert", "jobs": 2, "seconds": 150.0, "longest": 100.0, "memory": 512.3}
+    assert collect.read_timings(tmp_path)[0] == first
+    text = words(build(tree, config=[config], runs=[]))
+    assert "convert 2 2 min 2 min 512 MB report 1 3.0 s 3.0 s 512 MB" in text
+    assert "Jobs of the workflow" not in words(html)
+
+
+def test_reproduction_names_configuration_data_code_and_machine(tree, html):
+    record = metrics_of(tree)["reproduction"]
+    text = words(html)
+    for word in (record["config_digest"], record["cohort_digest"]["sha256"][:16], record["hardware"]["processor"]):
+        assert word in text
 
 
 def test_figures_follow_the_theme_and_are_the_same_each_time(tree):
@@ -274,7 +333,15 @@ def test_no_claim_where_the_interval_holds_zero():
         }
         for name in ("image", "metadata", "fused")
     ]
-    row = {"split": "test", "first": "image", "second": "metadata", "value": 0.02, "low": -0.1, "high": 0.14}
+    row = {
+        "level": "breast",
+        "split": "test",
+        "first": "image",
+        "second": "metadata",
+        "value": 0.02,
+        "low": -0.1,
+        "high": 0.14,
+    }
     metrics = {"results": blocks, "differences": [row], "settings": {"confidence": 0.95}}
     assert "does not show that the picture adds anything" in page.headline_sentences(metrics, "image")[-1]
     row |= {"low": 0.01}

@@ -135,6 +135,7 @@ def test_a_corrupt_file_is_quarantined_and_only_it_is_tried_again(phantoms: Path
     victim.write_bytes(whole[:5000])
     workflow.change("manifest", max_failed_fraction=0.0)
     output = workflow.run("mias", "--forcerun", *ledgers, expect=1)
+    assert "MissingOutputException" not in output, "the command's own failure must end the job"
     assert "quarantine.failed.csv" in output
     assert (tmp_path / "results/mias/quarantine.failed.csv").is_file()
 

@@ -1,9 +1,9 @@
 """Pool datasets, split by patient, prove that nothing leaks, and pack the images for training.
 
 REQUIRED INPUTS
-    <results>/{ds}/manifest.parquet of the cohort's datasets
+    <results>/{ds}/manifest.parquet of the cohort's datasets, and their working images in the store
 OUTPUTS
-    <results>/cohorts/{cohort}/{manifest.parquet,manifest.csv,findings.parquet,audit.json,balance.csv,digest.json}
+    <results>/cohorts/{cohort}/{manifest.parquet,manifest.csv,findings.parquet,audit.json,balance.csv,balance.html,digest.json}
     <results>/packs/{cohort}-{height}x{width}/{NNNN.tar,index.parquet}
 """
 
@@ -18,6 +18,7 @@ checkpoint freeze_cohort:
         findings="<results>/cohorts/{cohort}/findings.parquet",
         audit="<results>/cohorts/{cohort}/audit.json",
         balance="<results>/cohorts/{cohort}/balance.csv",
+        page="<results>/cohorts/{cohort}/balance.html",
         digest="<results>/cohorts/{cohort}/digest.json",
     log:
         "<results>/logs/cohort/{cohort}.log",
@@ -25,13 +26,15 @@ checkpoint freeze_cohort:
         "<results>/benchmarks/cohort/{cohort}.jsonl"
     conda:
         "../../envs/tabular.yaml"
+    threads: 4
     resources:
         mem_mb=memory_mb(3000),
-        runtime=runtime_minutes(30),
+        runtime=runtime_minutes(60),
     params:
         manifests=lambda wildcards, input: [str(Path(path).parent) for path in input],
         settings=cohort_settings,
         seed=cohort_seed,
+        store=config["store"],
         out=subpath(output.manifest, parent=True),
         recipe=stage_recipe("cohort"),
     message:
@@ -42,6 +45,8 @@ checkpoint freeze_cohort:
             --manifests {params.manifests:q} \
             --settings {params.settings:q} \
             --seed {params.seed} \
+            --store {params.store:q} \
+            --threads {threads} \
             --out {params.out:q} \
             2>&1 | tee {log:q}
         """

@@ -15,9 +15,10 @@ try:
 except UserError as error:
     raise WorkflowError(str(error))
 
+# Setting a prefix replaces Snakemake's own, bash's strict mode, without which a failure before `| tee` would pass unseen.
 # `--sdm conda` unsets PYTHONPATH in the job, so the package's directory is exported inside the job's own shell. Without
 # conda the job must use the Python that runs Snakemake, also when its environment was not activated.
-JOB_PREFIX = f"export PYTHONPATH={shlex.quote(str(PACKAGE_DIR))}; "
+JOB_PREFIX = f"set -euo pipefail; export PYTHONPATH={shlex.quote(str(PACKAGE_DIR))}; "
 if not workflow.deployment_settings.deployment_method:
     JOB_PREFIX += f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
 shell.prefix(JOB_PREFIX)

@@ -53,7 +53,12 @@ rule evaluate_run:
         fused="<results>/runs/{run}/fuse/fused.parquet",
     output:
         metrics="<results>/runs/{run}/evaluate/metrics.json",
-        table="<results>/runs/{run}/evaluate/metrics.csv",
+        table=report(
+            "<results>/runs/{run}/evaluate/metrics.csv",
+            caption="../report/metrics.rst",
+            category="Metrics",
+            labels={"run": "{run}"},
+        ),
         curves="<results>/runs/{run}/evaluate/curves.json",
     log:
         "<results>/logs/evaluate/{run}.log",

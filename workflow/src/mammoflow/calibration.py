@@ -12,6 +12,8 @@ from mammoflow.metrics import calibration_bins
 # (Niculescu-Mizil and Caruana, ICML 2005).
 ISOTONIC_UNITS, ISOTONIC_PER_CLASS = 1000, 50
 _EDGE = 1e-6
+# Where the classes of validation are separable, no temperature is low enough: stop at this inverse.
+MAX_SLOPE = 20.0
 
 
 def logit(scores: NDArray) -> NDArray:
@@ -27,7 +29,10 @@ def sigmoid(values: NDArray) -> NDArray:
 
 @dataclass(frozen=True)
 class Platt:
-    """probability = sigmoid(slope * logit(score) + intercept). The slope is never negative: the order is kept."""
+    """probability = sigmoid(slope * logit(score) + intercept). The slope is never negative: the order is kept.
+
+    Temperature scaling is the same without an intercept.
+    """
 
     slope: float
     intercept: float
@@ -79,36 +84,68 @@ def fit_platt(labels: NDArray, scores: NDArray) -> Platt:
 
     Raises ValueError where one class is missing.
     """
-    from scipy.optimize import minimize
-
-    labels, log_odds = np.asarray(labels, float), logit(scores)
-    positives, negatives = labels.sum(), (1 - labels).sum()
-    if not positives or not negatives:
-        raise ValueError("Platt scaling needs both classes")
+    labels = np.asarray(labels, float)
+    positives, negatives = _both_classes(labels)
     target = np.where(labels == 1, (positives + 1) / (positives + 2), 1 / (negatives + 2))
+    slope, intercept = _least_log_loss(logit(scores), target, [(0, None), (None, None)])
+    return Platt(slope, intercept, len(labels))
+
+
+def fit_temperature(labels: NDArray, scores: NDArray) -> Platt:
+    """Temperature scaling (Guo et al., ICML 2017): the log-odds divided by one number, which is 1 / ``slope``.
+
+    It mends confidence alone: a wrong prevalence stays wrong.  Raises ValueError where one class is missing.
+    """
+    labels = np.asarray(labels, float)
+    _both_classes(labels)
+    slope, intercept = _least_log_loss(logit(scores), labels, [(0, MAX_SLOPE), (0, 0)])
+    return Platt(slope, intercept, len(labels), method="temperature")
+
+
+def _both_classes(labels: NDArray) -> tuple[float, float]:
+    positives, negatives = float(labels.sum()), float((1 - labels).sum())
+    if not positives or not negatives:
+        raise ValueError("scaling a score needs both classes")
+    return positives, negatives
+
+
+def _least_log_loss(log_odds: NDArray, target: NDArray, bounds: list[tuple[float | None, float | None]]) -> Any:
+    from scipy.optimize import minimize
 
     def loss(parameters: NDArray) -> tuple[float, NDArray]:
         value = parameters[0] * log_odds + parameters[1]
         error = sigmoid(value) - target
-        return float(np.sum(np.logaddexp(0, value) - target * value)), np.array([error @ log_odds, error.sum()])
+        return float(np.mean(np.logaddexp(0, value) - target * value)), np.array([error @ log_odds, error.sum()]) / len(
+            target
+        )
 
-    start = np.array([1.0, 0.0])
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(0, None), (None, None)])
-    return Platt(float(found.x[0]), float(found.x[1]), len(labels))
+    tight = {"ftol": 1e-13, "gtol": 1e-9}
+    found = minimize(loss, np.array([1.0, 0.0]), jac=True, method="L-BFGS-B", bounds=bounds, options=tight)
+    return float(found.x[0]), float(found.x[1])
 
 
-def fit_calibration(labels: NDArray, scores: NDArray) -> Platt | Isotonic | Identity:
-    """Isotonic regression where there is much validation data, else Platt scaling; none where a class is missing."""
-    labels, scores = np.asarray(labels, float), np.asarray(scores, float)
-    smaller = min(labels.sum(), len(labels) - labels.sum())
-    if smaller == 0:
-        return Identity(len(labels), "validation holds one class or none")
-    if len(labels) < ISOTONIC_UNITS or smaller < ISOTONIC_PER_CLASS:
-        return fit_platt(labels, scores)
+def fit_isotonic(labels: NDArray, scores: NDArray) -> Isotonic:
+    """Isotonic regression (Zadrozny and Elkan, KDD 2002): the best non-decreasing fit, flat outside the scores seen."""
     from sklearn.isotonic import IsotonicRegression
 
     model = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(scores, labels)
     return Isotonic(tuple(map(float, model.X_thresholds_)), tuple(map(float, model.y_thresholds_)), len(labels))
+
+
+FITS = {"temperature": fit_temperature, "platt": fit_platt, "isotonic": fit_isotonic}
+
+
+def fit_calibration(labels: NDArray, scores: NDArray, method: str = "auto") -> Platt | Isotonic | Identity:
+    """A method of :data:`FITS`, or ``auto``: isotonic regression where there is much validation data, else Platt
+    scaling. No calibration where a class is missing.
+    """
+    labels, scores = np.asarray(labels, float), np.asarray(scores, float)
+    smaller = min(labels.sum(), len(labels) - labels.sum())
+    if smaller == 0:
+        return Identity(len(labels), "validation holds one class or none")
+    if method == "auto":
+        method = "platt" if len(labels) < ISOTONIC_UNITS or smaller < ISOTONIC_PER_CLASS else "isotonic"
+    return FITS[method](labels, scores)
 
 
 def reliability(labels: NDArray, scores: NDArray, bins: int = 10) -> list[dict[str, float]]:

@@ -1,6 +1,7 @@
 """``cohort``: pool manifests, split by patient, and prove that nothing leaks.
 
-The unit of the split is the group: a patient, or several whose files are byte-identical. A published test split is kept
+The unit of the split is the group: a patient, or several who share a byte-identical file or a near-duplicate picture. A
+published test split is kept
 (``official: keep``): its validation set is carved out of the published training patients. Everything else is stratified
 over the cohort's attributes into train, val and test; train is then dealt into folds. Rows that do not take part keep
 their place and their ``exclude_reason``.
@@ -18,9 +19,9 @@ from mammoflow import settings, tables
 from mammoflow.assignment import assign, resolve_official_conflicts
 from mammoflow.audit import audit, first_leak
 from mammoflow.balance import balance_table
-from mammoflow.duplicates import copies, merge_groups, refuse_same_films
+from mammoflow.duplicates import copies, merge_groups, merge_near_duplicates, refuse_same_films
 from mammoflow.errors import UserError
-from mammoflow.files import write_json
+from mammoflow.files import write_json, write_text
 
 
 class Cohort(NamedTuple):
@@ -39,6 +40,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--settings", metavar="JSON", help="the cohort's section; default: all datasets, all defaults")
     parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument(
+        "--store", type=Path, metavar="DIR", help="working images, searched for near-duplicate pictures"
+    )
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
 
 
@@ -54,8 +59,9 @@ def run(args: argparse.Namespace) -> int:
     pooled_findings = tables.finish(
         "manifest_findings", pd.concat([table[table["dataset"].isin(config["datasets"])] for table in findings])
     )
+    pairs = search_pictures(pooled, config["near_duplicates"], args.store, args.threads)
     try:
-        cohort = build_cohort(pooled, config, args.seed)
+        cohort = build_cohort(pooled, config, args.seed, pairs)
     except UserError as error:
         raise UserError(f"cohort {args.name}: {error}") from None
     for warning in cohort.warnings:
@@ -70,6 +76,11 @@ def run(args: argparse.Namespace) -> int:
     digest = summarize(args.name, cohort.manifest, pooled_findings)
     tables.write(pooled_findings, args.out / "findings.parquet")
     tables.write(cohort.balance, args.out / "balance.csv")
+    from mammoflow.report import balance_page  # loads the drawing library: not needed to refuse a bad cohort
+    from mammoflow.report.balance import balance_view
+
+    view = balance_view(args.name, cohort.manifest, cohort.audit, cohort.balance)
+    write_text(args.out / "balance.html", balance_page(view))
     tables.write(cohort.manifest, args.out / "manifest.csv")
     tables.write(cohort.manifest, args.out / "manifest.parquet")
     write_json(args.out / "audit.json", cohort.audit)
@@ -88,12 +99,30 @@ def pool(manifests: list[pd.DataFrame], datasets: list[str]) -> pd.DataFrame:
     return tables.finish("manifest", pd.concat([table[table["dataset"].isin(datasets)] for table in manifests]))
 
 
-def build_cohort(manifest: pd.DataFrame, config: dict[str, Any], seed: int) -> Cohort:
+def search_pictures(manifest: pd.DataFrame, mode: str, store: Path | None, threads: int) -> pd.DataFrame | None:
+    """Near-duplicate pairs of a pooled manifest; None where ``mode`` is ignore. Raises UserError without a store."""
+    if mode == "ignore":
+        return None
+    if store is None:
+        raise UserError("give the working images with --store, or set near_duplicates: ignore in the cohort's settings")
+    from mammoflow.neardup import find_near_duplicates  # OpenCV, and only here
+
+    grouped = manifest.assign(group_id=merge_groups(manifest["group_id"], manifest["source_sha256"]))
+    return find_near_duplicates(grouped, store, threads)
+
+
+def build_cohort(
+    manifest: pd.DataFrame, config: dict[str, Any], seed: int, near_duplicates: pd.DataFrame | None = None
+) -> Cohort:
     """Split a pooled manifest under a resolved ``cohort`` section, and audit the result.
 
-    Raises UserError where no sound split exists. A leak is no exception here: see ``audit["ok"]``.
+    near_duplicates: pairs of neardup.find_near_duplicates(), None where the pictures were not compared. Raises
+    UserError where no sound split exists. A leak is no exception here: see ``audit["ok"]``.
     """
     manifest = manifest.assign(group_id=merge_groups(manifest["group_id"], manifest["source_sha256"]))
+    merging = config["near_duplicates"] == "merge"
+    if near_duplicates is not None and merging:
+        manifest = manifest.assign(group_id=merge_near_duplicates(manifest, near_duplicates))
     if config["duplicates"] == "exclude":
         doubled = copies(manifest) & manifest["exclude_reason"].isna()
         manifest["exclude_reason"] = manifest["exclude_reason"].mask(doubled, "duplicate")
@@ -104,7 +133,18 @@ def build_cohort(manifest: pd.DataFrame, config: dict[str, Any], seed: int) -> C
     manifest = tables.finish("manifest", manifest)
     split = manifest.dropna(subset="split").groupby("group_id")["split"].first()
     balance = balance_table(counts, split.loc[counts.ids].to_numpy(dtype=object), tables.SPLITS)
-    return Cohort(manifest, audit(manifest, conflicts), balance, warnings)
+    result = audit(manifest, conflicts, near_duplicates, enforce_near_duplicates=merging)
+    return Cohort(manifest, result, balance, warnings + _picture_warnings(result["near_duplicates"], merging))
+
+
+def _picture_warnings(pairs: list[dict[str, Any]] | None, merged: bool) -> list[str]:
+    if not pairs:
+        return []
+    example = f"for example {pairs[0]['first']} and {pairs[0]['second']}"
+    if merged:
+        return [f"{len(pairs)} pair(s) of near-duplicate pictures made their patients one group, {example}"]
+    crossing = sum(pair["crosses"] for pair in pairs)
+    return [f"{len(pairs)} pair(s) of near-duplicate pictures, {crossing} of them on two sides, {example}"]
 
 
 def summarize(name: str, manifest: pd.DataFrame, findings: pd.DataFrame) -> dict[str, Any]:

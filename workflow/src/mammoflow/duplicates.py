@@ -1,4 +1,4 @@
-"""Duplicates within and across archives: identical files make their patients one group."""
+"""Duplicates within and across archives: patients who share a file, or a picture, become one group."""
 
 import numpy as np
 import pandas as pd
@@ -28,11 +28,26 @@ def merge_groups(group_id: pd.Series, sha256: pd.Series) -> pd.Series:
     group_id, sha256: one value per image; a missing hash joins nothing. Returns the new group ids, each the smallest
     (by text) of those that were joined.
     """
-    groups, group_codes = np.unique(group_id.to_numpy(dtype=object), return_inverse=True)
     known = sha256.notna().to_numpy(dtype=bool)
-    hashes, hash_codes = np.unique(sha256[known].to_numpy(dtype=object), return_inverse=True)
-    size = len(groups) + len(hashes)
-    edges = (np.ones(known.sum(), dtype=np.int8), (group_codes[known], len(groups) + hash_codes))
+    return _join(group_id, group_id[known], sha256[known])
+
+
+def merge_near_duplicates(manifest: pd.DataFrame, pairs: pd.DataFrame) -> pd.Series:
+    """The groups of ``manifest`` after joining those of the ``pairs`` of neardup.find_near_duplicates()."""
+    group = pd.Series(
+        manifest["group_id"].array, index=(manifest["dataset"] + "|" + manifest["image_id"]).to_numpy(object)
+    )
+    members = pd.concat([group.loc[pairs[side]] for side in ("first", "second")])
+    return _join(manifest["group_id"], members, pd.Series(2 * list(range(len(pairs))), dtype="int64"))
+
+
+def _join(group_id: pd.Series, members: pd.Series, keys: pd.Series) -> pd.Series:
+    """``group_id`` after joining the groups that have a key in common; members[i] (a group) has keys[i]."""
+    groups, group_codes = np.unique(group_id.to_numpy(dtype=object), return_inverse=True)
+    shared, key_codes = np.unique(keys.to_numpy(dtype=object), return_inverse=True)
+    size = len(groups) + len(shared)
+    member_codes = np.searchsorted(groups, members.to_numpy(dtype=object))
+    edges = (np.ones(len(keys), dtype=np.int8), (member_codes, len(groups) + key_codes))
     _, component = connected_components(coo_array(edges, shape=(size, size)), directed=False)
     component = component[: len(groups)]
     # groups is sorted, so the first group seen in a component has the smallest id.

@@ -5,25 +5,23 @@ chosen on val and only applied to test; pooled numbers always come with each dat
 """
 
 import argparse
-import hashlib
-import json
-import platform
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from mammoflow import __version__, bootstrap, settings, tables
-from mammoflow.errors import UserError
+from mammoflow import bootstrap, provenance, settings, tables
 from mammoflow.files import write_json
 from mammoflow.headline import lines
 from mammoflow.levels import LEVELS, level_units
-from mammoflow.measure import choose_threshold, curve, measure, paired, subgroup_blocks
+from mammoflow.measure import calibrations, choose_threshold, curve, measure, paired, subgroup_blocks
 
 CSV_COLUMNS = [
     "run", "split", "level", "model", "subgroup", "metric", "value", "low", "high", "n_units", "n_positive",
-    "n_patients", "small", "reason",
+    "n_patients", "small", "reason", "delong_low", "delong_high", "delong_p",
+    "config_digest", "cohort_digest", "code_version", "code_commit", "seed",
 ]  # fmt: skip
 
 
@@ -42,36 +40,39 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     section = settings.parse_section("run", args.settings)
     manifest = tables.read(args.cohort / "manifest.parquet", "manifest")
+    findings = tables.read(args.cohort / "findings.parquet", "manifest_findings")
     predictions = tables.read(args.predictions, "predictions")
     fused = tables.read(args.fused, "fused")
-    blocks, curves, head = evaluate(manifest, predictions, fused, section["evaluate"], args.seed)
-    record = {
-        "config_digest": settings.recipe("evaluate", section),
-        "cohort_digest": _digest_of(args.cohort / "digest.json"),
-        "code_version": __version__,
-        "seed": args.seed,
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "pandas": pd.__version__,
-    }
+    begin = time.perf_counter()
+    blocks, curves, head = evaluate(manifest, predictions, fused, section["evaluate"], args.seed, findings)
+    seconds = time.perf_counter() - begin
+    replicates = f"{section['evaluate']['bootstrap']:,}".replace(",", " ")
+    print(f"{len(blocks)} sets of units with {replicates} replicates each: {seconds:.1f} s", file=sys.stderr)
+    inputs = {"predictions": args.predictions, "fused": args.fused}
+    record = provenance.record("evaluate", section, args.seed, args.cohort, inputs)
     metrics = {"run": args.name, "cohort": section["cohort"], "reproduction": record, **head, "results": blocks}
     write_json(args.out / "metrics.json", metrics)
-    write_json(args.out / "curves.json", {"run": args.name, "curves": curves})
-    tables.write(tidy(args.name, blocks, head["differences"]), args.out / "metrics.csv")
+    write_json(args.out / "curves.json", {"run": args.name, "reproduction": record, "curves": curves})
+    tables.write(tidy(args.name, blocks, head["differences"], record), args.out / "metrics.csv")
     print("\n".join(lines(metrics)))
 
 
 def evaluate(
-    manifest: pd.DataFrame, predictions: pd.DataFrame, fused: pd.DataFrame, options: dict[str, Any], seed: int
+    manifest: pd.DataFrame,
+    predictions: pd.DataFrame,
+    fused: pd.DataFrame,
+    options: dict[str, Any],
+    seed: int,
+    findings: pd.DataFrame | None = None,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, Any]]:
-    """All results of a run. ``options``: the section ``evaluate``.
+    """All results of a run. ``options``: the section ``evaluate``.  ``findings``: the cohort's, for lesion sizes.
 
     Returns blocks (one per level, model, split and subgroup, with every number or the reason why there is none),
-    curves of the test split, and the thresholds and paired differences.
+    curves of the test split, and the thresholds, paired differences and calibrations.
     """
-    blocks, curves, thresholds, differences = [], [], {}, []
+    blocks, curves, thresholds, differences, calibrated = [], [], {}, [], []
     for level in LEVELS:
-        units = level_units(level, manifest, predictions, fused)
+        units = level_units(level, manifest, predictions, fused, findings)
         models = [name for name in ("image", "metadata", "fused", "calibrated") if name in units]
         thresholds[level] = {name: choose_threshold(units, name, options["specificity"]) for name in models}
         for split in tables.SPLITS:
@@ -86,13 +87,27 @@ def evaluate(
                 kept[name] = (block, replicates)
                 if split == "test":
                     curves.append({**place, **curve(labelled, name, resampler, options)})
-            differences += paired(level, split, kept, options["confidence"])
+            differences += paired(level, split, labelled, kept, options["confidence"])
+            if split == "test" and level == "breast":
+                for name in ("image", "fused"):
+                    calibrated += calibrations(units, name, resampler, options)
         blocks += subgroup_blocks(level, units[units["split"] == "test"], models, thresholds[level], options, seed)
-    return blocks, curves, {"settings": options, "thresholds": thresholds, "differences": differences}
+    head = {"settings": options, "thresholds": thresholds, "differences": differences, "calibrations": calibrated}
+    return blocks, curves, head
 
 
-def tidy(run_name: str, blocks: list[dict[str, Any]], differences: list[dict[str, Any]]) -> pd.DataFrame:
-    """One row per number: columns :data:`CSV_COLUMNS`. ``subgroup`` is ``all`` or ``column=value``."""
+def tidy(
+    run_name: str, blocks: list[dict[str, Any]], differences: list[dict[str, Any]], record: dict[str, Any]
+) -> pd.DataFrame:
+    """One row per number: columns :data:`CSV_COLUMNS`. ``subgroup`` is ``all`` or ``column=value``.
+
+    ``record``: the reproduction record, repeated in each row, so that rows of many runs can be put together.
+    """
+    source = {
+        **{name: record[name] for name in ("config_digest", "code_version", "code_commit", "seed")},
+        "cohort_digest": record["cohort_digest"]["sha256"],
+        "run": run_name,
+    }
     rows = []
     for block in blocks:
         subgroup = block["subgroup"]
@@ -101,29 +116,18 @@ def tidy(run_name: str, blocks: list[dict[str, Any]], differences: list[dict[str
                 name: block[name]
                 for name in ("split", "level", "model", "n_units", "n_positive", "n_patients", "small")
             },
-            "run": run_name,
+            **source,
             "subgroup": "all" if subgroup is None else f"{subgroup['column']}={subgroup['value']}",
         }
-        rows += [{**place, "metric": name, **number} for name, number in block["metrics"].items()]
+        rows += [{**place, "metric": name, **_flat(number)} for name, number in block["metrics"].items()]
         rows += [{**place, "metric": name, "value": count} for name, count in (block["confusion"] or {}).items()]
         if block["threshold"] is not None:
             rows.append({**place, "metric": "threshold", "value": block["threshold"]})
-    rows += [
-        {
-            **row,
-            "run": run_name,
-            "subgroup": "all",
-            "model": f"{row['first']} - {row['second']}",
-            "metric": "auc_difference",
-        }
-        for row in differences
-    ]
+    for row in differences:
+        models = f"{row['first']} - {row['second']}"
+        rows.append({**_flat(row), **source, "subgroup": "all", "model": models, "metric": "auc_difference"})
     return pd.DataFrame(rows, columns=CSV_COLUMNS)
 
 
-def _digest_of(path: Path) -> dict[str, Any]:
-    """SHA-256 of the cohort's digest file, and its content where that is a plain object."""
-    if not path.is_file():
-        raise UserError(f"{path} does not exist: run the cohort step first")
-    data = path.read_bytes()
-    return {"sha256": hashlib.sha256(data).hexdigest(), "content": json.loads(data)}
+def _flat(number: dict[str, Any]) -> dict[str, Any]:
+    return {**number, **{f"delong_{name}": end for name, end in (number.get("delong") or {}).items()}}

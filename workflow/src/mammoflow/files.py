@@ -14,6 +14,8 @@ from typing import Any
 
 import yaml
 
+from mammoflow.errors import UserError
+
 
 @contextmanager
 def replacing(path: Path, mode: str = "wb", **open_options: Any) -> Iterator[Any]:
@@ -50,6 +52,16 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically: sorted keys, two-space indent, NaN refused (it is not JSON)."""
     write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds; an empty dictionary where there is no file. Raises UserError where it is broken."""
+    if not path.is_file():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON ({error}): delete it and run its step again") from None
 
 
 def write_yaml(path: Path, value: Any) -> None:

@@ -7,17 +7,19 @@ the fusion is a monotone function of the image score, which keeps its order what
 """
 
 import argparse
+import sys
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from mammoflow import boosting, settings, tables
+from mammoflow import boosting, provenance, settings, tables
 from mammoflow.calibration import fit_calibration
-from mammoflow.errors import UserError
 from mammoflow.features import breast_key, breast_table, category_levels, check_features, design_matrix
 from mammoflow.files import write_json
+from mammoflow.leaks import check_scores, refuse_label_twins, suspicions
 from mammoflow.metrics import auc
 
 VIEWS = ("CC", "MLO")
@@ -42,8 +44,13 @@ def run(args: argparse.Namespace) -> None:
     findings = tables.read(args.cohort / "findings.parquet", "manifest_findings")
     predictions = tables.read(args.predictions, "predictions")
     fused, summary = fuse(manifest, findings, predictions, section, args.seed, args.threads)
+    inputs = {"predictions": args.predictions}
+    record = provenance.record("fuse", section, args.seed, args.cohort, inputs)
+    fused.attrs["reproduction"] = record  # pandas keeps it in the parquet file's own metadata
     tables.write(fused, args.out / "fused.parquet")
-    write_json(args.out / "fuse.json", {"run": args.name, **summary})
+    write_json(args.out / "fuse.json", {"run": args.name, "reproduction": record, **summary})
+    for suspicion in summary["suspicions"]:
+        print(f"warning: {suspicion}", file=sys.stderr)
     shown = {name: summary["auc"]["test"][name.removeprefix("score_")] for name in SCORES[:3]}
     text = ", ".join(
         f"{name.removeprefix('score_')} {'n/a' if value is None else f'{value:.3f}'}" for name, value in shown.items()
@@ -73,6 +80,26 @@ def fuse(
     levels = category_levels(table[train], names)
     features = design_matrix(table, names, levels)
     images = image_features(predictions, breasts)
+    fused, summary = fit_scores(breasts, features, images, levels, section["fuse"]["calibration"], seed, threads)
+    settings_used = {"allow_read": section["fuse"]["allow_read"], "shuffle_labels": section["shuffle_labels"]}
+    return fused, {"features": names, "levels": levels, **settings_used, "seed": seed, **summary}
+
+
+def fit_scores(
+    breasts: pd.DataFrame,
+    features: pd.DataFrame,
+    images: pd.DataFrame,
+    categorical: Container[str],
+    calibration_method: str,
+    seed: int,
+    threads: int = 1,
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The statistics of :func:`fuse`, once the inputs are known to be honest.
+
+    ``breasts``: the ``fused`` table's id columns, split, fold, label, and ``score``, where the fusion starts.
+    ``features`` and ``images``: float columns with the same index; those named in ``categorical`` hold codes.
+    """
+    train = (breasts["split"] == "train").to_numpy()
     labels = breasts["label_malignant"].to_numpy(float, na_value=np.nan)
     folds = breasts.loc[train, "fold"].to_numpy(float, na_value=-1).astype(int)
     start = breasts["score"].to_numpy(float)
@@ -81,9 +108,9 @@ def fuse(
     models = {}
     scores = {"score_image": start}
     for name, matrix, begin in [("metadata", features, None), ("fused", both, start)]:
-        categorical = [column for column in matrix if column in levels]
+        codes = [column for column in matrix if column in categorical]
         first = None if begin is None else begin[train]
-        fit = boosting.fit(matrix[train], first, labels[train], folds, categorical, seed, threads)
+        fit = boosting.fit(matrix[train], first, labels[train], folds, codes, seed, threads)
         values = np.empty(len(breasts))
         values[train] = fit.oof
         values[~train] = fit.predict(matrix[~train], None if begin is None else begin[~train])
@@ -93,105 +120,57 @@ def fuse(
             "rounds": fit.rounds,
             "parameters": fit.parameters,
             "importance": fit.importance,
+            "shap": fit.shap,
             "note": fit.note,
         }
     on_val = (breasts["split"] == "val").to_numpy() & np.isfinite(labels)
-    calibration = fit_calibration(labels[on_val], scores["score_fused"][on_val])
+    calibration = fit_calibration(labels[on_val], scores["score_fused"][on_val], calibration_method)
     scores["score_calibrated"] = calibration(scores["score_fused"])
     fused = tables.finish("fused", breasts.drop(columns="score").assign(**scores))
     summary = {
-        "features": names,
-        "levels": levels,
-        "allow_read": section["fuse"]["allow_read"],
-        "shuffle_labels": section["shuffle_labels"],
-        "seed": seed,
         "models": models,
         "calibration": calibration.as_dict(),
         "auc": {split: split_aucs(fused, split) for split in tables.SPLITS},
         "n_breasts": {split: int((fused["split"] == split).sum()) for split in tables.SPLITS},
+        "suspicions": suspicions(fused, models),
     }
     return fused, summary
 
 
-def check_scores(predictions: pd.DataFrame, manifest: pd.DataFrame) -> pd.DataFrame:
-    """Breast rows of the predictions, indexed by :func:`breast_key`, once they are shown to be honest.
-
-    Raises UserError where a train row has no fold, where fold or split differ from the cohort's (scores of another
-    cohort, or in-fold scores), or where a group stands in two splits or two folds.
-    """
-    breasts = predictions[predictions["level"] == "breast"].copy()
-    breasts.index = pd.Index(breast_key(breasts), name=None)
-    if breasts.empty:
-        raise UserError("the predictions hold no row of level 'breast': run predict again with this version")
-    if not breasts.index.is_unique:
-        raise UserError(
-            f"the predictions hold breast {breasts.index[breasts.index.duplicated()][0]!r} twice: run predict again"
-        )
-    if breasts["score"].isna().any():
-        raise UserError(f"breast {breasts.index[breasts['score'].isna()][0]!r} has no score: run predict again")
-    cohort = manifest[manifest["exclude_reason"].isna()]
-    cohort = cohort.assign(key=breast_key(cohort)).groupby("key")[["split", "fold"]].first()
-    strangers = breasts.index.difference(cohort.index)
-    if len(strangers):
-        raise UserError(
-            f"breast {strangers[0]!r} is not in the cohort: the predictions belong to another cohort; run predict again"
-        )
-    train = breasts["split"] == "train"
-    for frame, what in [(breasts[train], "predictions"), (cohort[cohort["split"] == "train"], "cohort manifest")]:
-        missing = frame.index[frame["fold"].isna()]
-        if len(missing):
-            raise UserError(
-                f"{len(missing)} train rows of the {what} have no fold (first: {missing[0]!r}): their scores cannot be "
-                "shown to be out of fold. Run cohort and predict again"
-            )
-    expected = cohort.reindex(breasts.index)
-    for column, rows in [("split", breasts["split"].notna()), ("fold", train)]:
-        wrong = breasts.index[rows & (breasts[column] != expected[column]).fillna(True)]
-        if len(wrong):
-            raise UserError(
-                f"{len(wrong)} breasts have another {column} in the predictions than in the cohort "
-                f"(first: {wrong[0]!r}): the scores are not out of fold. Run predict again on this cohort"
-            )
-    for column, frame in [("split", breasts), ("fold", breasts[train])]:
-        torn = frame.groupby("group_id")[column].nunique()
-        if (torn > 1).any():
-            raise UserError(
-                f"group {torn.index[torn > 1][0]!r} stands in several {column}s: the {column}s leak. Run cohort again"
-            )
-    return breasts.drop(columns=["level", "image_id", "view_position"])
-
-
-def refuse_label_twins(names: list[str], manifest: pd.DataFrame) -> None:
-    """Raise UserError where a BI-RADS feature stands beside labels that were made of BI-RADS grades."""
-    twins = [name for name in names if name.endswith("birads")]
-    proxies = manifest["exclude_reason"].isna() & (manifest["label_source"] == "birads")
-    if twins and proxies.any():
-        raise UserError(
-            f"fuse.features: {twins[0]!r} is the label itself in {int(proxies.sum())} images, whose label was made of "
-            "their BI-RADS grade (label_source birads). Remove it"
-        )
-
-
 def image_features(predictions: pd.DataFrame, breasts: pd.DataFrame) -> pd.DataFrame:
     """Score features per breast: its score, largest and mean over its images and per view, and the difference to the
-    other breast of the patient (NaN where there is none). Index as ``breasts``; floats in 0..1, the difference in
-    -1..1.
+    other breast of the patient (NaN where there is none). Where the predictions carry them, also the score weighted by
+    the model's attention, the attention's share on each view, and the highest lesion probability of the heat maps with
+    its difference to the other breast.
+
+    Index as ``breasts``; floats in 0..1, differences in -1..1.
     """
     images = predictions[predictions["level"] == "image"]
-    images = images.assign(key=breast_key(images), score=images["score"].astype(float))
+    numbers = {name: images[name].astype(float) for name in ("score", "attention", "score_roi")}
+    images = images.assign(key=breast_key(images), **numbers)
     columns = {"score_breast": breasts["score"].astype(float)}
-    for label, rows in [
-        ("", images),
-        *[(f"_{view.lower()}", images[images["view_position"] == view]) for view in VIEWS],
-    ]:
+    by_view = [("", images), *[(f"_{view.lower()}", images[images["view_position"] == view]) for view in VIEWS]]
+    for label, rows in by_view:
         groups = rows.groupby("key")["score"]
         columns[f"score_max{label}"] = groups.max().reindex(breasts.index)
         columns[f"score_mean{label}"] = groups.mean().reindex(breasts.index)
-    other = {"L": "R", "R": "L"}
-    opposite = breast_key(breasts.assign(laterality=breasts["laterality"].map(other)))
-    contralateral = columns["score_breast"].reindex(opposite).to_numpy()
-    columns["score_minus_other"] = columns["score_breast"] - contralateral
+    columns["score_minus_other"] = minus_other(columns["score_breast"], breasts)
+    if images["attention"].notna().any():
+        weighted = (images["score"] * images["attention"]).groupby(images["key"]).sum(min_count=1)
+        total = images["attention"].groupby(images["key"]).sum(min_count=1)
+        columns["score_attended"] = (weighted / total).reindex(breasts.index)
+        for label, rows in by_view[1:]:
+            columns[f"attention{label}"] = rows.groupby("key")["attention"].sum(min_count=1).reindex(breasts.index)
+    if images["score_roi"].notna().any():
+        columns["score_roi"] = images.groupby("key")["score_roi"].max().reindex(breasts.index)
+        columns["score_roi_minus_other"] = minus_other(columns["score_roi"], breasts)
     return pd.DataFrame(columns, index=breasts.index).astype(float)
+
+
+def minus_other(values: pd.Series, breasts: pd.DataFrame) -> pd.Series:
+    """Difference of each breast's value to the other breast of the same patient; NaN where there is none."""
+    opposite = breast_key(breasts.assign(laterality=breasts["laterality"].map({"L": "R", "R": "L"})))
+    return values - values.reindex(opposite).to_numpy()
 
 
 def split_aucs(fused: pd.DataFrame, split: str) -> dict[str, float | None]:

@@ -35,9 +35,9 @@ def lines(metrics: dict[str, Any]) -> list[str]:
         number = in_words(block["metrics"].get("auc", {"value": None, "reason": block["reason"]}))
         shown.append(f"{metrics['run']}: test AUC, {block['level']:<7} {NAMES[block['model']]:<19} {number} ({counts})")
     for row in metrics["differences"]:
-        if row["split"] == "test":
+        if (row["level"], row["split"]) == ("breast", "test"):
             names = f"{NAMES[row['first']]} minus {NAMES[row['second']]}"
-            shown.append(f"{metrics['run']}: test AUC, breast  {names}: {in_words(row)}")
+            shown.append(f"{metrics['run']}: test AUC, {row['level']:<7} {names}: {in_words(row)}")
     return shown
 
 

@@ -31,6 +31,21 @@ RANKING = [
 ]
 PROBABILITY = ["pf1", "brier", "ece"]
 THRESHOLDED = ["sensitivity", "specificity", "ppv", "npv"]
+LOWER_IS_BETTER = {"brier", "ece"}
+METRIC_NAMES = {
+    "auc": "AUC",
+    "average_precision": "average precision",
+    "partial_auc": f"partial AUC, FPR ≤ {PARTIAL_FPR:g}",
+    "pf1": "pF1",
+    **{f"sensitivity_at_specificity_{100 * x:g}": f"sensitivity at {100 * x:g} % specificity" for x in SPECIFICITIES},
+    f"specificity_at_sensitivity_{100 * SENSITIVITY:g}": f"specificity at {100 * SENSITIVITY:g} % sensitivity",
+    "brier": "Brier score",
+    "ece": "calibration error",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "ppv": "PPV",
+    "npv": "NPV",
+}
 
 
 def minimum_counts(metric: str) -> tuple[int, int]:

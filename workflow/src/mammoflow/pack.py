@@ -31,6 +31,7 @@ import tifffile
 
 from mammoflow import files, tables
 from mammoflow.errors import UserError
+from mammoflow.imaging.working_file import read_working_image
 
 SHARD_BYTES = 512 * 1024**2
 INDEX = "index.parquet"
@@ -102,16 +103,6 @@ def member_name(dataset: str, image_id: str) -> str:
     if safe != image_id:
         safe += "-" + hashlib.blake2b(image_id.encode(), digest_size=4).hexdigest()
     return f"{dataset}__{safe}"
-
-
-def read_working_image(path: Path) -> np.ndarray:
-    """A working image as (h, w) uint8 or uint16. Raises UserError where the file is absent or not a grey PNG."""
-    if not path.is_file():
-        raise UserError(f"{path} does not exist: run convert and manifest again for its dataset")
-    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if image is None or image.ndim != 2 or image.dtype not in (np.uint8, np.uint16):
-        raise UserError(f"{path} is not a grey PNG of 8 or 16 bits: delete it and run convert again")
-    return image
 
 
 def encode(image: np.ndarray) -> bytes:

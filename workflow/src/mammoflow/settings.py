@@ -29,7 +29,7 @@ STAGE_VERSIONS = {
     "convert": 1,
     "crop": 1,
     "manifest": 1,
-    "cohort": 1,
+    "cohort": 2,
     "pack": 1,
     "train": 1,
     "predict": 1,

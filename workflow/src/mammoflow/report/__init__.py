@@ -13,11 +13,14 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from mammoflow import __version__
+from mammoflow import __version__, provenance
+from mammoflow.comparison import compare, read_scores
+from mammoflow.errors import UserError
 from mammoflow.files import write_text
 from mammoflow.headline import lines
 from mammoflow.report import page
-from mammoflow.report.collect import read_cohort, read_config, read_dataset, read_run
+from mammoflow.report.collect import read_cohort, read_config, read_dataset, read_run, read_timings
+from mammoflow.report.comparison import comparison_view
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -48,8 +51,10 @@ def build(
         "datasets": [page.dataset_view(read_dataset(path, config)) for path in datasets],
         "cohorts": [page.cohort_view(cohort) for cohort in pools.values()],
         "runs": [page.run_view(one, pools, store) for one in trained],
+        "comparison": compare_evaluated(runs),
         "config": yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
         "versions": _versions(trained),
+        "timings": read_timings(config_path.parent),
         "level_metrics": page.LEVEL_METRICS,
         "threshold_metrics": page.THRESHOLD_METRICS,
         "model_names": {"image": "image", "metadata": "metadata only", "fused": "image + metadata"},
@@ -58,13 +63,43 @@ def build(
     return _environment().get_template("index.html.j2").render(context), [one.metrics for one in trained if one.metrics]
 
 
+def compare_evaluated(directories: list[Path]) -> dict[str, Any] | None:
+    """View of the evaluated runs compared with the first of them; None where there are fewer than two."""
+    evaluated = [path for path in directories if (path / "evaluate" / "metrics.json").is_file()]
+    if len(evaluated) < 2:
+        return None
+    runs = [read_scores(path) for path in evaluated]
+    first = runs[0].metrics
+    try:
+        found = compare(runs, first["settings"], first["reproduction"]["seed"])
+    except UserError as error:
+        return {"reason": f"{str(error)[0].upper()}{str(error)[1:]}."}
+    return comparison_view(found)
+
+
+def comparison_page(found: dict[str, Any]) -> str:
+    """The page of a comparison alone. ``found``: what :func:`mammoflow.comparison.compare` returned."""
+    return _environment().get_template("compare.html.j2").render(c=comparison_view(found), version=__version__)
+
+
+def balance_page(view: dict[str, Any]) -> str:
+    """The page of a cohort's split. ``view``: what :func:`mammoflow.report.balance.balance_view` returned."""
+    return _environment().get_template("balance.html.j2").render(**view, version=__version__)
+
+
 def _versions(runs: list[Any]) -> dict[str, str]:
     found = {"mammoflow": __version__, "python": sys.version.split()[0]}
     for one in runs:
         for _, record in one.folds.values():
             found |= record.get("versions", {})
-        found |= {name: one.metrics["reproduction"][name] for name in ("numpy", "pandas") if one.metrics}
+        found |= {name: one.metrics["reproduction"][name] for name in provenance.PACKAGES if one.metrics}
     return found
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _environment() -> Environment:
@@ -73,9 +108,10 @@ def _environment() -> Environment:
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["thousands"] = lambda value: f"{value:,}".replace(",", " ")
-    environment.filters["number"] = lambda value, digits=3: (
-        "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
+    environment.filters["number"] = lambda value, digits=3, signed=False: (
+        "–" if value is None else f"{value:{'+' if signed else ''}.{digits}f}".replace("-", "−")
     )
+    environment.filters["duration"] = _duration
     environment.filters["percent"] = lambda value, digits=0: "–" if value is None else f"{100 * value:.{digits}f} %"
     environment.globals["style"] = Markup(loader.get_source(environment, "style.css")[0])  # noqa: S704 (our own file)
     return environment

@@ -11,6 +11,7 @@ import yaml
 from mammoflow import tables
 from mammoflow.datasets.catalog import ARCHIVES, Archive
 from mammoflow.errors import UserError
+from mammoflow.files import read_json
 from mammoflow.status import ledger_paths
 
 # Written into the root of every synthetic archive by `mammoflow phantom`.
@@ -104,14 +105,25 @@ def read_run(directory: Path) -> Run:
     return run
 
 
-def read_json(path: Path) -> Any:
-    """What a JSON file holds; an empty dictionary where there is no file. Raises UserError where it is broken."""
-    if not path.is_file():
-        return {}
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error}): delete it and run its step again") from None
+def read_timings(results: Path) -> list[dict[str, Any]]:
+    """Per stage the jobs that Snakemake timed, their seconds in all and of the longest, and the most memory in MB."""
+    rows = []
+    for path in sorted((results / "benchmarks").rglob("*.jsonl")):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            measured = json.loads(line)
+            stage = path.relative_to(results / "benchmarks").parts[0].removesuffix(".jsonl")
+            memory = pd.to_numeric(measured.get("max_rss"), errors="coerce")
+            rows.append({"stage": stage, "seconds": float(measured["s"]), "memory": memory})
+    if not rows:
+        return []
+    table = pd.DataFrame(rows).groupby("stage", sort=False)
+    found = pd.DataFrame({
+        "jobs": table.size(),
+        "seconds": table["seconds"].sum(),
+        "longest": table["seconds"].max(),
+        "memory": table["memory"].max(),
+    }).reset_index()  # fmt: skip
+    return found.sort_values("seconds", ascending=False).astype(object).where(found.notna(), None).to_dict("records")
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -36,16 +36,27 @@ def pick(predictions: pd.DataFrame, threshold: float) -> list[tuple[str, pd.Data
 
 
 def cards(
-    predictions: pd.DataFrame, threshold: float, manifest: pd.DataFrame, findings: pd.DataFrame, store: Path
+    predictions: pd.DataFrame,
+    threshold: float,
+    manifest: pd.DataFrame,
+    findings: pd.DataFrame,
+    store: Path,
+    listed: list[dict[str, Any]] = (),
 ) -> list[dict[str, Any]]:
-    """Groups of cards for the page: picture as data URI, lesion boxes in its pixels, score, and what the image is."""
+    """Groups of cards for the page: picture as data URI, lesion boxes in its pixels, score, and what the image is.
+
+    ``listed``: heat maps; a card whose image has one carries it as ``heat``.
+    """
+    maps = {(row["dataset"], row["image_id"]): row["file"] for row in listed}
     images = manifest.set_index(["dataset", "image_id"])
     groups = []
     for title, rows in pick(predictions, threshold):
-        shown = [
-            _card(row.dataset, row.image_id, row.score, images.loc[(row.dataset, row.image_id)], findings, store)
-            for row in rows.itertuples()
-        ]
+        shown = []
+        for row in rows.itertuples():
+            key = (row.dataset, row.image_id)
+            card = _card(*key, row.score, images.loc[key], findings, store)
+            heat = overlay(maps[key]) if key in maps and card["picture"] else None
+            shown.append({**card, "heat": heat} if heat else card)
         groups.append({"title": title, "cards": shown})
     return groups
 

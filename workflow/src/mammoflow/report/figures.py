@@ -21,6 +21,8 @@ STAND_INS = {
     "#000024": "var(--calibrated)",
 }
 INK, QUIET, LINE = "#000011", "#000012", "#000013"
+RUN_COLOURS = ["#000021", "#000022", "#000023", "#000024"]
+RUN_DASHES = ["-", (0, (5, 2)), (0, (1, 1)), (0, (5, 2, 1, 2))]
 MODEL_COLOURS = {"image": "#000021", "metadata": "#000022", "fused": "#000023", "calibrated": "#000024"}
 MODEL_DASHES = {"image": "-", "metadata": (0, (4, 2)), "fused": "-", "calibrated": (0, (1, 1))}
 MODEL_NAMES = {"image": "image", "metadata": "metadata only", "fused": "image + metadata", "calibrated": "calibrated"}
@@ -48,41 +50,92 @@ STYLE = {
 
 
 def roc(curves: list[dict[str, Any]]) -> Markup | None:
-    """ROC curves with their pointwise bands; None where no curve is defined."""
+    """ROC curves of one run's scores with their pointwise bands; None where no curve is defined."""
+    return _draw_roc([(curve, _model_style(curve)) for curve in curves])
+
+
+def roc_of_runs(curves: list[dict[str, Any]]) -> Markup | None:
+    """ROC curves of several runs' same score, each with its ``run``; None where no curve is defined."""
+    styles = [
+        {"color": RUN_COLOURS[k % 4], "linestyle": RUN_DASHES[k % 4], "label": curve["run"]}
+        for k, curve in enumerate(curves)
+    ]
+    return _draw_roc(list(zip(curves, styles, strict=True)))
+
+
+def _draw_roc(styled: list[tuple[dict[str, Any], dict[str, Any]]]) -> Markup | None:
     with mpl.rc_context(STYLE):
         figure, axes = _square("1 - specificity", "sensitivity")
-        drawn = [curve for curve in curves if curve["roc"]]
+        drawn = [(curve, style) for curve, style in styled if curve["roc"]]
         axes.plot([0, 1], [0, 1], color=QUIET, linewidth=0.8, linestyle=":")
-        for curve in drawn:
-            colour = MODEL_COLOURS[curve["model"]]
+        for curve, style in drawn:
             if curve["model"] != "metadata":
-                band = pd.DataFrame(curve["band"])
-                axes.fill_between(band["fpr"], band["low"], band["high"], color=colour, alpha=0.14, linewidth=0)
-            _line(axes, curve, [p["fpr"] for p in curve["roc"]], [p["tpr"] for p in curve["roc"]])
+                _band(axes, curve["band"], "fpr", style["color"])
+            axes.plot([p["fpr"] for p in curve["roc"]], [p["tpr"] for p in curve["roc"]], **style)
         return _finish(figure, axes, "lower right") if drawn else None
 
 
 def precision_recall(curves: list[dict[str, Any]], prevalence: float) -> Markup | None:
-    """Precision-recall curves over the line of a guess; None where no curve is defined."""
+    """Precision-recall curves with their bands over the line of a guess; None where no curve is defined."""
     with mpl.rc_context(STYLE):
         figure, axes = _square("recall (sensitivity)", "precision (PPV)")
         drawn = [curve for curve in curves if curve["pr"]]
         axes.axhline(prevalence, color=QUIET, linewidth=0.8, linestyle=":")
         for curve in drawn:
-            _line(axes, curve, [p["recall"] for p in curve["pr"]], [p["precision"] for p in curve["pr"]])
+            style = _model_style(curve)
+            if curve["model"] != "metadata":
+                _band(axes, curve["pr_band"], "recall", style["color"])
+            axes.plot([p["recall"] for p in curve["pr"]], [p["precision"] for p in curve["pr"]], **style)
         return _finish(figure, axes, "lower left") if drawn else None
 
 
 def calibration(curves: list[dict[str, Any]]) -> Markup | None:
-    """Reliability diagram: observed share of malignant over the mean score, per bin of equal size."""
+    """Reliability diagram: observed share of malignant, with its interval, over the mean score of equal-size bins."""
     with mpl.rc_context(STYLE):
         figure, axes = _square("score", "share malignant")
         drawn = [curve for curve in curves if curve["reliability"]]
         axes.plot([0, 1], [0, 1], color=QUIET, linewidth=0.8, linestyle=":")
         for curve in drawn:
+            style = _model_style(curve)
             points = pd.DataFrame(curve["reliability"])
-            _line(axes, curve, points["mean_score"], points["observed"], marker="o", markersize=4)
+            axes.vlines(points["mean_score"], points["low"], points["high"], color=style["color"], alpha=0.35)
+            axes.plot(points["mean_score"], points["observed"], marker="o", markersize=4, **style)
         return _finish(figure, axes, "upper left") if drawn else None
+
+
+def shap_summary(values: list[dict[str, Any]], names: dict[str, str]) -> Markup | None:
+    """Beeswarm of SHAP values: one dot per breast, strongest feature on top; low values faint, high values strong.
+
+    ``values``: as in fuse.json, each feature with ``rank`` (0..1 or None) and ``shap`` of the same breasts.
+    """
+    if not values:
+        return None
+    with mpl.rc_context({**STYLE, "axes.spines.left": False}):
+        # Names of features lie inside the width: they stay readable on a phone.
+        figure = Figure(figsize=(4.9, 0.42 * len(values) + 0.9), layout="constrained")
+        axes = figure.add_subplot(xlabel="SHAP value (log-odds)")
+        axes.axvline(0, color=QUIET, linewidth=0.8)
+        rng = np.random.default_rng(0)
+        for row, feature in enumerate(reversed(values)):
+            shap = np.array(feature["shap"])
+            rank = np.array([np.nan if value is None else value for value in feature["rank"]])
+            height = row + rng.uniform(-0.3, 0.3, len(shap))
+            # Three steps of one hue, told apart by light as well as by colour, and a ring for the unknown.
+            for low, high, alpha in [(0, 1 / 3, 0.22), (1 / 3, 2 / 3, 0.5), (2 / 3, 1.01, 0.95)]:
+                picked = (rank >= low) & (rank < high)
+                colour = MODEL_COLOURS["image"]
+                axes.plot(
+                    shap[picked], height[picked], "o", markersize=3.2, color=colour, alpha=alpha, markeredgewidth=0
+                )
+            unknown = np.isnan(rank)
+            axes.plot(
+                shap[unknown], height[unknown], "o", markersize=3.2, markerfacecolor="none", color=QUIET, alpha=0.5
+            )
+        labels = [names.get(feature["feature"], feature["feature"]) for feature in reversed(values)]
+        axes.set_yticks(range(len(values)), labels)
+        axes.tick_params(axis="y", length=0)
+        axes.grid(visible=False, axis="y")
+        return _finish(figure, axes, "best")
 
 
 def learning(folds: dict[str, tuple[pd.DataFrame, dict[str, Any]]]) -> list[tuple[str, Markup]]:
@@ -120,10 +173,14 @@ def _square(x: str, y: str) -> tuple[Figure, Any]:
     return figure, axes
 
 
-def _line(axes: Any, curve: dict[str, Any], x: Any, y: Any, **options: Any) -> None:
+def _model_style(curve: dict[str, Any]) -> dict[str, Any]:
     model = curve["model"]
-    style = {"color": MODEL_COLOURS[model], "linestyle": MODEL_DASHES[model], "label": MODEL_NAMES[model]}
-    axes.plot(x, y, **style, **options)
+    return {"color": MODEL_COLOURS[model], "linestyle": MODEL_DASHES[model], "label": MODEL_NAMES[model]}
+
+
+def _band(axes: Any, band: list[dict[str, float]], x: str, colour: str) -> None:
+    points = pd.DataFrame(band)
+    axes.fill_between(points[x], points["low"], points["high"], color=colour, alpha=0.14, linewidth=0)
 
 
 def _finish(figure: Figure, axes: Any, place: str) -> Markup:

@@ -7,22 +7,12 @@ import pandas as pd
 
 from mammoflow import tables
 from mammoflow.headline import chosen_model, select
+from mammoflow.metrics import METRIC_NAMES, RANKING, THRESHOLDED
 from mammoflow.report import examples, figures
 from mammoflow.report.collect import Cohort, Dataset, Run
 
-LEVEL_METRICS = [
-    ("auc", "AUC"),
-    ("average_precision", "average precision"),
-    ("partial_auc", "partial AUC, FPR ≤ 0.1"),
-    ("pf1", "pF1"),
-    ("sensitivity_at_specificity_90", "sensitivity at 90 % specificity"),
-    ("sensitivity_at_specificity_95", "sensitivity at 95 % specificity"),
-    ("sensitivity_at_specificity_99.5", "sensitivity at 99.5 % specificity"),
-    ("specificity_at_sensitivity_90", "specificity at 90 % sensitivity"),
-    ("brier", "Brier score"),
-    ("ece", "calibration error"),
-]
-THRESHOLD_METRICS = [("sensitivity", "sensitivity"), ("specificity", "specificity"), ("ppv", "PPV"), ("npv", "NPV")]
+LEVEL_METRICS = [(name, METRIC_NAMES[name]) for name in [*RANKING[:3], "pf1", *RANKING[3:], "brier", "ece"]]
+THRESHOLD_METRICS = [(name, METRIC_NAMES[name]) for name in THRESHOLDED]
 SUBGROUP_NAMES = {
     "dataset": "Archive",
     "density": "Density",
@@ -31,8 +21,33 @@ SUBGROUP_NAMES = {
     "site": "Site",
     "manufacturer": "Manufacturer",
     "finding": "Marked finding",
+    "lesion_size": "Largest marked lesion",
 }
 WORST_BALANCE = 12
+FEATURE_NAMES = {
+    "start": "image score, where boosting begins",
+    "score_breast": "image score of the breast",
+    "score_max": "highest image score",
+    "score_mean": "mean image score",
+    "score_max_cc": "highest image score, CC",
+    "score_max_mlo": "highest image score, MLO",
+    "score_mean_cc": "mean image score, CC",
+    "score_mean_mlo": "mean image score, MLO",
+    "score_minus_other": "image score minus other breast’s",
+    "score_attended": "image score weighted by attention",
+    "attention_cc": "attention on CC",
+    "attention_mlo": "attention on MLO",
+    "score_roi": "highest lesion probability",
+    "score_roi_minus_other": "lesion probability minus other breast’s",
+    "pixel_spacing_mm": "pixel spacing",
+    "breast_birads": "BI-RADS",
+    "breast_density": "density",
+    "finding_birads": "BI-RADS of the finding",
+    "finding_categories": "finding categories",
+    "n_findings": "number of findings",
+    "n_images": "number of images",
+    "complete_views": "both views present",
+}
 
 
 def dataset_view(dataset: Dataset) -> dict[str, Any]:
@@ -139,7 +154,8 @@ def run_view(run: Run, cohorts: dict[str, Cohort], store: Path) -> dict[str, Any
         ],
         "datasets": [b for b in select(blocks, "dataset", split="test", level="breast") if b["model"] != "calibrated"],
         "subgroups": subgroups(blocks, model),
-        "differences": [row for row in metrics["differences"] if row["split"] == "test"],
+        "differences": [row for row in metrics["differences"] if (row["level"], row["split"]) == ("breast", "test")],
+        "calibrations": metrics["calibrations"],
         "figures": [
             ("ROC, breast level, test", figures.roc([c for c in curves if c["model"] != "calibrated"])),
             (
@@ -153,7 +169,13 @@ def run_view(run: Run, cohorts: dict[str, Cohort], store: Path) -> dict[str, Any
                 figures.calibration([c for c in curves if c["model"] in ("image", "calibrated")]),
             ),
         ],
-        "importance": run.fuse.get("models", {}).get("fused", {}).get("importance", []),
+        "shap": [
+            {"title": title, "picture": figures.shap_summary(fitted["shap"], FEATURE_NAMES), "model": fitted}
+            for name, title in [("fused", "image + metadata"), ("metadata", "metadata-only floor")]
+            for fitted in [run.fuse.get("models", {}).get(name)]
+            if fitted
+        ],
+        "feature_names": FEATURE_NAMES,
         "fuse": run.fuse,
         "examples": _example_cards(run, cohorts, store),
         "heat": _heat_cards(run, cohorts, store),
@@ -188,10 +210,10 @@ def headline_sentences(metrics: dict[str, Any], model: str) -> list[str]:
 
 
 def select_differences(metrics: dict[str, Any], split: str, first: str, second: str) -> list[dict[str, Any]]:
-    """The paired difference of two models on a split, where it has an interval: one row or none."""
-    rows = [
-        row for row in metrics["differences"] if (row["split"], row["first"], row["second"]) == (split, first, second)
-    ]
+    """The paired difference of two models per breast on a split, where it has an interval: one row or none."""
+    wanted = ("breast", split, first, second)
+    keys = ("level", "split", "first", "second")
+    rows = [row for row in metrics["differences"] if tuple(row[key] for key in keys) == wanted]
     return [row for row in rows if row["low"] is not None]
 
 
@@ -229,7 +251,7 @@ def _example_cards(run: Run, cohorts: dict[str, Cohort], store: Path) -> list[di
     cohort = cohorts.get(run.metrics["cohort"])
     if threshold is None or cohort is None or run.predictions is None:
         return []
-    return examples.cards(run.predictions, threshold, cohort.manifest, cohort.findings, store)
+    return examples.cards(run.predictions, threshold, cohort.manifest, cohort.findings, store, run.heatmaps)
 
 
 def _heat_cards(run: Run, cohorts: dict[str, Cohort], store: Path) -> list[dict[str, Any]]:

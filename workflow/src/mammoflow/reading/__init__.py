@@ -1,0 +1,1 @@
+"""Reading exams twice: files of readings, their rules, the agreement of two readers, and their disputes."""
