@@ -160,7 +160,10 @@ def test_random_pools_never_leak_lose_or_double_an_image(rsna, cbis, data):
         official_conflict=data.draw(st.sampled_from(["test", "drop"])),
         duplicates=data.draw(st.sampled_from(["merge", "exclude"])),
     )
-    cohort = build_cohort(manifest, config, seed=data.draw(st.integers(0, 9)))
+    names = (manifest["dataset"] + "|" + manifest["image_id"])[manifest[LEFT_OUT].isna()].to_numpy(object)
+    alike = random.choice(names, (data.draw(st.integers(0, 6)), 2))  # near-duplicate pictures anywhere
+    pairs = pd.DataFrame(alike, columns=["first", "second"])
+    cohort = build_cohort(manifest, config, data.draw(st.integers(0, 9)), pairs)
     result = cohort.manifest
     keys = ["dataset", "image_id"]
     assert sorted(map(tuple, result[keys].to_numpy())) == sorted(map(tuple, manifest[keys].to_numpy()))
@@ -169,6 +172,7 @@ def test_random_pools_never_leak_lose_or_double_an_image(rsna, cbis, data):
     for key in ("group_id", "patient", "source_sha256"):
         assert sides(part, of=key).max() == 1
         assert part[part["split"] == "train"].groupby(key)["fold"].nunique().max() == 1
+    assert not any(pair["crosses"] for pair in cohort.audit["near_duplicates"])
     assert set(part.loc[part["split"] == "train", "fold"]) == set(range(config["folds"]))
     if config["duplicates"] == "exclude":
         assert not part["source_sha256"].dropna().duplicated().any()

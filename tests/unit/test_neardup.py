@@ -125,7 +125,8 @@ def test_cohort_makes_their_patients_one_group_and_the_audit_proves_it(planted, 
     page = (directory / "merged" / "balance.html").read_text()
     assert all(f"mias|{name}" in page for pair in copies.items() for name in pair)
     assert "no leak found" in page
-    assert "Breast density" in page
+    assert "BI-RADS" not in page  # the archive has none
+    assert "<h3>Findings</h3>" in page
 
 
 def test_cohort_can_list_them_only_or_not_look(planted, capsys):

@@ -219,6 +219,7 @@ def summarize(
     part = manifest[manifest["exclude_reason"].isna()]
     seconds = float(converted["seconds"].sum())
     made = int((converted["status"] == "ok").sum())
+    timed = int(((converted["status"] == "ok") & converted["seconds"].notna()).sum())  # reused images took no time
     return {
         "dataset": dataset,
         "images": len(manifest),
@@ -239,7 +240,7 @@ def summarize(
         "rois": int((cropped["status"] == "ok").sum()),
         "rois_failed": int((cropped["status"] == "failed").sum()),
         "seconds": round(seconds, 3),
-        "images_per_second": round(made / seconds, 3) if seconds else None,
+        "images_per_second": round(timed / seconds, 3) if seconds else None,
         "label_policy": {"recipe": settings.recipe("manifest", policy), **policy},
         "recipes": sorted({*converted["recipe"], *cropped["recipe"]}),
     }

@@ -39,5 +39,9 @@ def reusable_row(path: Path, inputs: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def save(path: Path, pixels: NDArray[np.unsignedinteger], row: dict[str, Any], inputs: dict[str, Any]) -> None:
-    """Write the PNG atomically, over whatever older one lies there."""
-    png.write(path, pixels, {**row, _INPUTS: inputs})
+    """Write the PNG atomically, over whatever older one lies there.
+
+    How long it took stays in the ledger alone: equal inputs give equal files, byte for byte.
+    """
+    lasting = {key: value for key, value in row.items() if key != "seconds"}
+    png.write(path, pixels, {**lasting, _INPUTS: inputs})
