@@ -36,7 +36,7 @@ demo: env ## synthetic archives through the whole workflow, to results/demo/repo
 	@$(BIN)/python -m mammoflow headline results/demo
 
 test: env ## every test that needs no root
-	$(BIN)/python -m pytest -m "not cluster and not browser"
+	$(BIN)/python -m pytest -m "not cluster and not browser" -n $(CORES) --dist loadfile
 
 test-fast: env ## unit tests only
 	$(BIN)/python -m pytest tests/unit -m "not slow"
