@@ -1,6 +1,6 @@
 """The official CBIS-DDSM tables, all four together, as a cohort: its conflicts resolved, and nothing leaks.
 
-The pictures are not here. Every mammogram is declared converted; labels, patients, splits and lesions are the real ones.
+The pictures are not here: every mammogram is declared converted. Labels, patients and splits are the real ones.
 """
 
 from pathlib import Path
