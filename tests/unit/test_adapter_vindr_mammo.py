@@ -12,6 +12,7 @@ import pydicom
 import pytest
 
 from mammoflow import phantom
+from mammoflow.cli import main
 from mammoflow.datasets import adapter, archive, vindr_mammo
 from mammoflow.errors import UserError
 from mammoflow.imaging.decode import read_image
@@ -63,12 +64,18 @@ def drawn(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def published(tmp_path_factory) -> vindr_mammo.Inventory:
+def paper(tmp_path_factory) -> Path:
+    """The two annotation tables with the paper's exact marginals; no pictures."""
     root = tmp_path_factory.mktemp("tables")
     breasts, findings = drawing.annotation_tables()
     breasts.to_csv(root / "breast-level_annotations.csv", index=False)
     findings.to_csv(root / "finding_annotations.csv", index=False)
-    return vindr_mammo.inventory(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def published(paper) -> vindr_mammo.Inventory:
+    return vindr_mammo.inventory(paper)
 
 
 def test_images(tree):
@@ -209,7 +216,7 @@ def test_a_folder_without_the_archive_is_named(tmp_path):
 
 def test_the_paper_is_counted_again(published):
     """Tables 3 to 5 of Nguyen et al. 2023, from an inventory of 20,000 images."""
-    counted = vindr_mammo.tables_3_to_5(published)
+    counted = vindr_mammo.published_tables(published)
     birads = counted["birads"]
     assert birads["all"].tolist() == [6703, 2338, 465, 381, 113]
     assert birads["training"].tolist() == [5362, 1871, 372, 305, 90]
@@ -252,8 +259,20 @@ def test_a_changed_annotation_changes_the_count(published):
         images["laterality"] == images.at[first, "laterality"]
     )
     images.loc[same, "breast_birads"] = "BI-RADS 1"
-    counted = vindr_mammo.tables_3_to_5(published._replace(images=images))
+    counted = vindr_mammo.published_tables(published._replace(images=images))
     assert counted["birads"]["all"].tolist() == [6704, 2338, 465, 381, 112]
+
+
+def test_the_inventory_prints_the_paper_s_tables(paper, tmp_path, capsys):
+    assert main(["inventory", "vindr_mammo", str(paper), "--out", str(tmp_path)]) == 0
+    printed = [line.split() for line in capsys.readouterr().out.splitlines()]
+    for row in (
+        ["BI-RADS", "1", "5362", "1341", "6703"],
+        ["DENSITY", "C", "6116", "1530", "7646"],
+        ["Mass", "989", "237", "1226"],
+        ["Skin", "Retraction", "15", "3", "18"],
+    ):
+        assert row in printed
 
 
 def test_the_phantom_is_read_whole(drawn):

@@ -109,6 +109,25 @@ def test_excluded_rows_stay_excluded_but_keep_their_label():
 
 
 @settings(deadline=None, max_examples=30)
+@given(st.lists(st.tuples(PATHOLOGY, GRADE, st.booleans()), min_size=1, max_size=30), POLICY)
+def test_every_image_is_labelled_unlabelled_or_excluded_with_a_reason(evidence, policy):
+    table = pd.DataFrame(evidence, columns=["pathology", "breast_birads", "absent"])
+    table = table.assign(
+        label_source=pd.NA,
+        uncertain=pd.NA,
+        use=table["absent"].map({True: "excluded", False: "labelled"}),
+        excluded_reason=table["absent"].map({True: "missing_file", False: pd.NA}),
+    )
+    judged = labels.apply_policy(table.drop(columns="absent").astype("string"), policy)
+    assert judged["use"].isin(["labelled", "unlabelled", "excluded"]).all()
+    excluded = judged["use"] == "excluded"
+    assert (excluded == table["absent"]).all()
+    assert (excluded == judged["excluded_reason"].notna()).all()
+    known = judged["label_malignant"].notna()
+    assert known[judged["use"] == "labelled"].all()
+    assert not known[judged["use"] == "unlabelled"].any()
+
+
 @given(st.lists(st.tuples(PATHOLOGY, GRADE), min_size=1, max_size=30), POLICY, POLICY)
 def test_a_second_policy_replaces_the_first(evidence, first, second):
     table = pd.DataFrame(evidence, columns=["pathology", "breast_birads"]).astype("string")

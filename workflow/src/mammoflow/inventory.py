@@ -34,6 +34,8 @@ def run(args: argparse.Namespace) -> None:
     print(f"{args.dataset}: " + ", ".join(f"{number} {name}" for name, number in counted.items()))
     for name, number in _breakdown(listed.images).items():
         print(f"  {name}: {number}")
+    for title, table in published_tables(args.dataset, listed).items():
+        print(f"\n{title}\n{table.to_string()}")
     for warning in differences(counted, archive(args.dataset).expected):
         print(f"mammoflow inventory: {args.dataset}: {warning}", file=sys.stderr)
 
@@ -42,6 +44,12 @@ def take_inventory(dataset: str, root: Path, exclude: list[str]) -> Inventory:
     """The adapter's inventory with the images of ``exclude`` marked. Raises UserError for an unusable archive."""
     listed = adapter(dataset).inventory(Path(root))
     return listed._replace(images=exclude_images(listed.images, exclude)) if exclude else listed
+
+
+def published_tables(dataset: str, listed: Inventory) -> dict[str, pd.DataFrame]:
+    """The tables that an archive's paper prints, counted again from the inventory; none where its adapter has none."""
+    count_again = getattr(adapter(dataset), "published_tables", None)
+    return count_again(listed) if count_again else {}
 
 
 def exclude_images(images: pd.DataFrame, exclude: list[str]) -> pd.DataFrame:

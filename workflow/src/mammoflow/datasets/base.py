@@ -8,6 +8,8 @@ An adapter is a module ``mammoflow.datasets.<name>`` with two functions:
 ``inventory(root) -> Inventory``
     Tables and headers only, no pixels. Raises UserError with the file and the cure where the tables cannot be read.
     Every image that the tables name becomes a row; one whose file is absent stays with ``missing_file``.
+
+It may offer ``published_tables(inventory) -> {title: frame}``: the counts its paper prints, to be compared by eye.
 """
 
 import os

@@ -84,8 +84,8 @@ def inventory(root: Path) -> Inventory:
     return finish_inventory(mark_missing(source_keys(images, root)), _findings(base, images))
 
 
-def tables_3_to_5(inventory: Inventory) -> dict[str, pd.DataFrame]:
-    """Tables 3 to 5 of the paper, counted from an inventory; columns ``training``, ``test``, ``all``.
+def published_tables(inventory: Inventory) -> dict[str, pd.DataFrame]:
+    """Tables 3 to 5 of the paper (Nguyen et al., Sci Data 2023) counted again; columns ``training``, ``test``, ``all``.
 
     ``birads`` and ``density`` count breasts (rows ``BI-RADS 1``.. and ``DENSITY A``..), ``findings`` counts boxes per
     category: a box with two categories counts in both.
