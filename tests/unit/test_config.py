@@ -65,6 +65,14 @@ def test_shares_that_do_not_add_up() -> None:
         settings.check_references(settings.resolve(config))
 
 
+def test_an_archive_without_a_benign_class_is_refused_with_the_reason() -> None:
+    config = {"datasets": {"tcga_brca": {}}, "cohorts": {"a": {"datasets": ["tcga_brca"]}}}
+    with pytest.raises(
+        UserError, match=r"cohorts\.a\.datasets: 'tcga_brca': every woman .* no benign class .* unlabelled"
+    ):
+        settings.check_references(settings.resolve(config))
+
+
 def test_settings_that_are_not_json() -> None:
     with pytest.raises(UserError, match="not valid JSON"):
         settings.parse_section("convert", "{long_side: 3")

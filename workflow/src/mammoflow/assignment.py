@@ -7,6 +7,7 @@ import pandas as pd
 
 from mammoflow import tables
 from mammoflow.attributes import attribute_table
+from mammoflow.datasets import archive
 from mammoflow.errors import UserError
 from mammoflow.groups import Counts, count_matrix
 from mammoflow.stratify import stratified_folds, stratify
@@ -99,9 +100,8 @@ def _require_labels(manifest: pd.DataFrame, part: pd.DataFrame) -> None:
     for dataset in sorted(set(manifest["dataset"]) - set(part["dataset"])):
         reasons = manifest.loc[manifest["dataset"] == dataset, "exclude_reason"].value_counts().head(3)
         shown = ", ".join(f"{reason} {count}" for reason, count in reasons.items())
-        raise UserError(
-            f"no labelled image of {dataset} takes part ({shown}): take it out, or change the `labels` section"
-        )
+        cure = archive(dataset).not_supervised or "take it out, or change the `labels` section"
+        raise UserError(f"no labelled image of {dataset} takes part ({shown}): {cure}")
     known = sorted(part["label_malignant"].dropna().unique())
     if len(known) == 1:
         raise UserError(

@@ -98,6 +98,8 @@ def check_references(config: dict[str, Any], where: str = "config") -> dict[str,
             if dataset not in config["datasets"]:
                 known = ", ".join(config["datasets"]) or "none"
                 raise UserError(f"{where}.cohorts.{name}.datasets: {dataset!r} is not in datasets ({known})")
+            if archive(dataset).not_supervised:
+                raise UserError(f"{where}.cohorts.{name}.datasets: {dataset!r}: {archive(dataset).not_supervised}")
         total = sum(cohort["splits"].values())
         if abs(total - 1) > 1e-6:
             raise UserError(f"{where}.cohorts.{name}.splits: the shares add up to {total:g}, not 1")

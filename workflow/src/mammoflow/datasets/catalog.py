@@ -32,6 +32,7 @@ class Archive:
     citation: str
     intensity: IntensityRule = field(default_factory=IntensityRule)
     localised: bool = True
+    not_supervised: str = ""  # why no cohort may learn from it, and what it is good for
     expected: dict[str, int] = field(default_factory=dict)
 
     def intensity_settings(self) -> dict[str, Any]:
@@ -112,6 +113,8 @@ ARCHIVES: dict[str, Archive] = {
             citation="Lingle W et al. The Cancer Genome Atlas Breast Invasive Carcinoma Collection (TCGA-BRCA). "
             "The Cancer Imaging Archive (2016). doi:10.7937/K9/TCIA.2016.AB2NAZRP",
             localised=False,
+            not_supervised="every woman in it has an invasive cancer and most images are MR, so there is no benign "
+            "class to learn from; use its mammograms unlabelled: inventory, conversion, manifest",
         ),
         Archive(
             name="inbreast",
