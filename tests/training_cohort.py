@@ -62,6 +62,7 @@ def write_cohort(
                         "study_id": f"{patient}_s",
                         "patient_id": patient,
                         "geometry": "bbox",
+                        "label_malignant": 1,
                         **dict(zip(("out_xmin", "out_ymin", "out_xmax", "out_ymax"), box, strict=True)),
                     })  # fmt: skip
     cohort = root / "cohort"
