@@ -4,6 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# How long one example takes says nothing about correctness, and on a busy machine it would fail tests at random.
+settings.register_profile("mammoflow", deadline=None)
+settings.load_profile("mammoflow")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
