@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from mammoflow.phantom.anatomy import Lesion, Woman, draw_breast, place_lesion
-from mammoflow.phantom.exam import Planned
+from mammoflow.phantom.anatomy import Woman
+from mammoflow.phantom.exam import Planned, draw_planned
 
 
 class Outlined(NamedTuple):
@@ -30,14 +30,8 @@ def draw_outlined(
     rng: np.random.Generator,
     marker: bool = False,
 ) -> Outlined:
-    """Draw one view of a breast with the ``planned`` lesions; every view but CC as an MLO."""
-    outline = "CC" if view == "CC" else "MLO"
-    lesions: list[Lesion] = []
-    for plan in planned:
-        x, y, radius = place_lesion(rng, shape, laterality, outline, woman=woman, depth=plan.depth, avoid=lesions)
-        lesions.append(Lesion(plan.kind, plan.malignant, x, y, radius, plan.contrast))
-    text = f"{laterality} {view}" if marker else None
-    drawn = draw_breast(shape, laterality, outline, woman.density, lesions, rng, woman=woman, marker=text)
+    """As :func:`mammoflow.phantom.exam.draw_planned`, with the lesions' outlines."""
+    drawn = draw_planned(shape, laterality, view, woman, planned, rng, marker)
     return Outlined(drawn.pixels, [border(mask) for mask in drawn.lesion_masks])
 
 

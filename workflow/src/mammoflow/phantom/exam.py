@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mammoflow.phantom.anatomy import Lesion, Woman, draw_breast, place_lesion
+from mammoflow.phantom.anatomy import Lesion, View, Woman, draw_breast, place_lesion
 
 KIND_SHARES = {"mass": 0.48, "calcification": 0.28, "architectural_distortion": 0.12, "asymmetry": 0.12}
 
@@ -34,6 +34,25 @@ def plan_lesion(rng: np.random.Generator, malignant: bool) -> Planned:
     return Planned(kind, malignant, float(rng.uniform(0.25, 0.7)), float(rng.uniform(0.85, 1.25)))
 
 
+def draw_planned(
+    shape: tuple[int, int],
+    laterality: str,
+    view: str,
+    woman: Woman,
+    planned: Sequence[Planned],
+    rng: np.random.Generator,
+    marker: bool = False,
+) -> View:
+    """Draw one view of a breast; every view but CC (ML, LM, AT, ...) as an MLO. ``marker`` adds letters of the side."""
+    outline = "CC" if view == "CC" else "MLO"
+    lesions: list[Lesion] = []
+    for plan in planned:
+        x, y, radius = place_lesion(rng, shape, laterality, outline, woman=woman, depth=plan.depth, avoid=lesions)
+        lesions.append(Lesion(plan.kind, plan.malignant, x, y, radius, plan.contrast))
+    text = f"{laterality} {view}" if marker else None
+    return draw_breast(shape, laterality, outline, woman.density, lesions, rng, woman=woman, marker=text)
+
+
 def draw_view(
     shape: tuple[int, int],
     laterality: str,
@@ -43,14 +62,8 @@ def draw_view(
     rng: np.random.Generator,
     marker: bool = False,
 ) -> Drawn:
-    """Draw one view of a breast; every view but CC (ML, LM, AT, ...) as an MLO. ``marker`` adds letters of the side."""
-    outline = "CC" if view == "CC" else "MLO"
-    lesions: list[Lesion] = []
-    for plan in planned:
-        x, y, radius = place_lesion(rng, shape, laterality, outline, woman=woman, depth=plan.depth, avoid=lesions)
-        lesions.append(Lesion(plan.kind, plan.malignant, x, y, radius, plan.contrast))
-    text = f"{laterality} {view}" if marker else None
-    drawn = draw_breast(shape, laterality, outline, woman.density, lesions, rng, woman=woman, marker=text)
+    """As :func:`draw_planned`, with the lesions' boxes."""
+    drawn = draw_planned(shape, laterality, view, woman, planned, rng, marker)
     return Drawn(drawn.pixels, [_box(mask) for mask in drawn.lesion_masks])
 
 
