@@ -1,6 +1,7 @@
-"""Each export is opened by the library it is meant for; nnU-Net's, which is too large to install, by its rules."""
+"""Each export is opened by the library it is meant for."""
 
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -230,6 +231,31 @@ def test_nnunet_keeps_the_rules_of_its_raw_format(cohort, raw):
     patients = {nnunet.member_name(row.dataset, row.image_id): row.group_id for row in images.itertuples()}
     for split in splits:
         assert not {patients[case] for case in split["train"]} & {patients[case] for case in split["val"]}
+
+
+def test_nnunet_itself_finds_nothing_to_complain_about(cohort, raw):
+    from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
+    from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
+
+    verify_dataset_integrity(str(raw), num_processes=1)  # raises on the first fault
+    label = sorted((raw / "labelsTr").glob("*.png"))[0]
+    image = raw / "imagesTr" / f"{label.stem}_0000.png"
+    reader = determine_reader_writer_from_dataset_json(json.loads((raw / "dataset.json").read_text()), str(image))()
+    pixels, _ = reader.read_images([str(image)])
+    stored = cv2.imread(str(image), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(pixels, stored[None, None].astype(np.float32))  # 16 bits arrive whole
+
+
+def test_nnunet_refuses_what_the_export_must_never_write(raw, tmp_path):
+    """The check above can fail: a label without a name in dataset.json is refused."""
+    from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
+
+    broken = tmp_path / raw.name
+    shutil.copytree(raw, broken)
+    label = sorted((broken / "labelsTr").glob("*.png"))[0]
+    png.write(label, np.full((HEIGHT, WIDTH), 9, np.uint8))
+    with pytest.raises(RuntimeError):
+        verify_dataset_integrity(str(broken), num_processes=1)
 
 
 def test_nnunet_draws_contours_circles_and_boxes():
