@@ -10,7 +10,6 @@ many as a pool of archives has. Both programs get the same counts; iterative-str
 import argparse
 import ast
 import platform
-import re
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -18,10 +17,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from document import write_section
 from iterstrat.ml_stratifiers import MultilabelStratifiedKFold, MultilabelStratifiedShuffleSplit
 
 from mammoflow.balance import attainable_deviation
-from mammoflow.files import write_text
 from mammoflow.phantom.vindr_mammo import annotation_tables
 from mammoflow.stratify import stratified_folds, stratify
 
@@ -30,7 +29,6 @@ TEST = 0.2
 GROUPS = [1_000, 12_000, 100_000, 1_000_000]
 FOLDS = 5
 COLUMNS = 44
-HEADING = "## Stratification"
 
 Splitter = Callable[[np.ndarray, int], np.ndarray]
 
@@ -152,14 +150,6 @@ def speed() -> str:
     )
 
 
-def replace_section(text: str, section: str) -> str:
-    """``text`` with the section of our heading replaced, or added at the end."""
-    pattern = re.compile(rf"^{re.escape(HEADING)}$.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
-    if pattern.search(text):
-        return pattern.sub(lambda _: section, text)
-    return f"{text.rstrip()}\n\n{section}"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", type=Path, metavar="MARKDOWN", help="put the tables into the file's own section")
@@ -170,10 +160,9 @@ def main() -> None:
         f"`python benchmarks/stratification.py`; iterative-stratification {version('iterative-stratification')}, numpy "
         f"{version('numpy')}, Python {platform.python_version()}, CPU seconds."
     )
-    section = f"{HEADING}\n\n{where}\n\n{even}\n\n{speed()}\n"
+    section = f"{where}\n\n{even}\n\n{speed()}"
     if args.write:
-        before = args.write.read_text(encoding="utf-8") if args.write.is_file() else "# Benchmarks\n"
-        write_text(args.write, replace_section(before, section))
+        write_section(args.write, "Stratification", section)
 
 
 if __name__ == "__main__":

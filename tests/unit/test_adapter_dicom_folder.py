@@ -255,3 +255,13 @@ def test_phantom(tmp_path, caplog):
     assert len(findings) > 0
     assert findings["image_id"].isin(read["image_id"]).all()
     assert not caplog.records
+
+
+def test_detection_beside_a_published_archive(tmp_path):
+    """On a shelf with others the folder is known by its table of labels."""
+    phantom.write("dicom_folder", tmp_path / "hospital", 2, 1)
+    phantom.write("mias", tmp_path / "mias", 2, 1)
+    assert {found.dataset: found.root for found in search(tmp_path)} == {
+        "dicom_folder": tmp_path / "hospital",
+        "mias": tmp_path / "mias",
+    }

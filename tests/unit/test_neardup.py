@@ -14,39 +14,9 @@ from mammoflow.duplicates import merge_near_duplicates
 from mammoflow.errors import UserError
 from mammoflow.fingerprint import agreeing, candidates, fingerprint, shrink
 from mammoflow.neardup import COLUMNS, compare, find_near_duplicates, small_copy
+from mammoflow.phantom.copies import CHANGES
 
 WOMEN = 14
-
-
-def reencode(film: np.ndarray) -> np.ndarray:
-    return cv2.imdecode(cv2.imencode(".jpg", film, [cv2.IMWRITE_JPEG_QUALITY, 60])[1], cv2.IMREAD_GRAYSCALE)
-
-
-def flip(film: np.ndarray) -> np.ndarray:
-    return cv2.flip(film, 1)
-
-
-def rescale(film: np.ndarray) -> np.ndarray:
-    return cv2.resize(film, None, fx=0.6, fy=0.6, interpolation=cv2.INTER_AREA)
-
-
-def crop(film: np.ndarray) -> np.ndarray:
-    """70 % of the breast's height and width, from its upper part: the chest wall and the lower breast are cut off."""
-    rows, columns = np.nonzero(film > 20)
-    top, left = rows.min(), columns.min()
-    height, width = rows.max() - top, columns.max() - left
-    return film[top + int(0.1 * height) : top + int(0.8 * height), left + int(0.15 * width) : left + int(0.85 * width)]
-
-
-def regrade(film: np.ndarray) -> np.ndarray:
-    return (255 * (film / 255) ** 0.6).astype(np.uint8)
-
-
-def everything(film: np.ndarray) -> np.ndarray:
-    return reencode(rescale(flip(crop(film))))
-
-
-CHANGES = [reencode, flip, rescale, crop, regrade, everything]
 
 
 def on_film(picture: np.ndarray) -> np.ndarray:

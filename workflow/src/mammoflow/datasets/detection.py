@@ -10,12 +10,13 @@ from pathlib import Path
 
 from mammoflow.datasets import ARCHIVES, adapter
 from mammoflow.datasets.base import Detection
+from mammoflow.datasets.dicom_labels import LABELS
 from mammoflow.errors import UserError
 
 MAX_DEPTH = 5
 MAX_DIRECTORIES = 5000  # a tree of single patients must not be searched folder by folder for ever
 MAX_CHILDREN = 50  # a folder with more is part of an archive, not a shelf of archives
-OWN_FOLDER = "dicom_folder"  # answers to any DICOM file, so it is asked last and about the top alone
+OWN_FOLDER = "dicom_folder"  # answers to any DICOM file, so it is asked last: where its table lies, and about the top
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -47,15 +48,15 @@ def search(top: Path, max_depth: int = MAX_DEPTH, max_directories: int = MAX_DIR
 
     Linked directories are followed, each real directory once. A damaged archive (the adapter raises UserError) is
     reported with that sentence as what is missing. Directories that may not be read are passed over with a note on
-    stderr, and so is the rest of the tree after ``max_directories``. Where no published archive is found, ``top`` may
-    still be a DICOM folder of one's own.
+    stderr, and so is the rest of the tree after ``max_directories``. A DICOM folder of one's own is known by its table
+    of labels; where nothing is found, ``top`` may still be one without.
     """
-    published = list(_published(Path(top), max_depth, max_directories))
-    own = None if published else _ask(OWN_FOLDER, Path(top))
-    return published or ([own] if own else [])
+    found = list(_below(Path(top), max_depth, max_directories))
+    own = None if found else _ask(OWN_FOLDER, Path(top))
+    return found or ([own] if own else [])
 
 
-def _published(top: Path, max_depth: int, max_directories: int) -> Iterator[Detection]:
+def _below(top: Path, max_depth: int, max_directories: int) -> Iterator[Detection]:
     queue, seen = deque([(top, 0)]), set()
     while queue:
         folder, depth = queue.popleft()
@@ -75,6 +76,8 @@ def _published(top: Path, max_depth: int, max_directories: int) -> Iterator[Dete
         seen.add((stat.st_dev, stat.st_ino))
         answers = [_ask(name, folder) for name in ARCHIVES if name != OWN_FOLDER]
         detections = [answer for answer in answers if answer and not _lies_deeper(answer, children)]
+        if not detections and (folder / LABELS).is_file() and (own := _ask(OWN_FOLDER, folder)):
+            detections = [own]
         yield from detections
         if not detections and depth < max_depth:
             queue.extend((child, depth + 1) for child in children)
