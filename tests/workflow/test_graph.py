@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import psutil
+import pyarrow.parquet as pq
 import pytest
 
 from mammoflow import tables
@@ -61,6 +62,28 @@ def test_every_stage_leaves_its_products(finished: Workflow) -> None:
     page = (results / "report/index.html").read_text()
     assert "CBIS-DDSM" in page
     assert "data:image" in page
+
+
+def test_every_result_names_its_settings_data_code_seed_and_machine(finished: Workflow) -> None:
+    results = finished.directory / "results"
+    run = results / "runs/tiny"
+    records = {
+        path: json.loads((results / path).read_text())["reproduction"]
+        for path in (
+            "mias/summary.json", "cohorts/both/audit.json", "runs/tiny/0/train.json", "runs/tiny/fuse/fuse.json",
+            "runs/tiny/evaluate/metrics.json", "runs/tiny/evaluate/curves.json",
+        )
+    }  # fmt: skip
+    for path in (run / "predictions.parquet", run / "fuse/fused.parquet"):
+        records[path.name] = json.loads(pq.read_schema(path).metadata[b"PANDAS_ATTRS"])["reproduction"]
+    for name, record in records.items():
+        assert record["config_digest"], name
+        assert record["code_version"], name
+        assert record["hardware"]["cores"] >= 1, name
+        assert record["numpy"], name
+        assert record["cohort_digest"] or record["inputs"], name
+        assert (record["seed"] is None) == (record["stage"] == "manifest"), name
+    assert records["predictions.parquet"]["inputs"].keys() == {"fold 0", "fold 1"}
 
 
 def test_no_patient_stands_on_two_sides(finished: Workflow) -> None:

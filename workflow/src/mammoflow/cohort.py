@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from mammoflow import settings, tables
+from mammoflow import provenance, settings, tables
 from mammoflow.assignment import assign, resolve_official_conflicts
 from mammoflow.audit import audit, first_leak
 from mammoflow.balance import balance_table
@@ -83,7 +83,9 @@ def run(args: argparse.Namespace) -> int:
     write_text(args.out / "balance.html", balance_page(view))
     tables.write(cohort.manifest, args.out / "manifest.csv")
     tables.write(cohort.manifest, args.out / "manifest.parquet")
-    write_json(args.out / "audit.json", cohort.audit)
+    inputs = {path.name: path / "manifest.parquet" for path in args.manifests}
+    record = provenance.record("cohort", config, args.seed, inputs=inputs)
+    write_json(args.out / "audit.json", {**cohort.audit, "reproduction": record})
     write_json(args.out / "digest.json", digest)
     print(f"cohort {args.name}: clean, {digest['patients']} patients, images {digest['images']}")
     return 0

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mammoflow import labels, settings, tables
+from mammoflow import labels, provenance, settings, tables
 from mammoflow.errors import UserError
 from mammoflow.files import write_json
 from mammoflow.imaging.geometry import Geometry
@@ -48,9 +48,9 @@ def run(args: argparse.Namespace) -> None:
     quarantine = list_quarantine(manifest, converted, cropped)
     tables.write(quarantine, args.out / "quarantine.csv")
     kept = args.out / "quarantine.failed.csv"  # no declared output of the rule: Snakemake leaves it where it is
-    limit = settings.parse_section("manifest", args.settings)["max_failed_fraction"]
+    section = settings.parse_section("manifest", args.settings)
     try:
-        gate(converted, limit, kept)
+        gate(converted, section["max_failed_fraction"], kept)
     except UserError:
         tables.write(quarantine, kept)
         raise
@@ -59,7 +59,9 @@ def run(args: argparse.Namespace) -> None:
     boxed = build_findings(findings, cropped, manifest, policy)
     summary = summarize(args.dataset, manifest, boxed, converted, cropped, policy)
     tables.write(boxed, args.out / "findings.parquet")
-    write_json(args.out / "summary.json", summary)
+    inputs = {name: args.inventory / f"{name}.parquet" for name in ("images", "findings")}
+    record = provenance.record("manifest", {**section, "labels": policy}, inputs=inputs)
+    write_json(args.out / "summary.json", {**summary, "reproduction": record})
     tables.write(manifest, args.out / "manifest.csv")
     tables.write(manifest, args.out / "manifest.parquet")
     print(

@@ -8,7 +8,7 @@ import json
 import os
 import platform
 import subprocess
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -16,29 +16,43 @@ from mammoflow import __version__, settings
 from mammoflow.errors import UserError
 
 PACKAGES = ("numpy", "pandas", "scipy", "scikit-learn", "lightgbm")
+TRAINING_PACKAGES = ("numpy", "pandas", "torch", "timm", "lightning", "safetensors")
 PACKAGE_DIR = Path(__file__).resolve().parent
 
 
 def record(
-    stage: str, section: dict[str, Any], seed: int, cohort: Path, inputs: dict[str, Path] | None = None
+    stage: str,
+    section: dict[str, Any],
+    seed: int | None = None,
+    cohort: Path | None = None,
+    inputs: dict[str, Path] | None = None,
+    packages: tuple[str, ...] = PACKAGES,
 ) -> dict[str, Any]:
-    """Record for the JSON files of ``stage``.
+    """Record for the result files of ``stage``.
 
-    ``section``: its resolved settings.  ``cohort``: the cohort's directory, whose digest.json names the data.
-    ``inputs``: name -> file, recorded by SHA-256.  Raises UserError where digest.json is missing.
+    ``section``: its resolved settings.  ``seed``: None for a stage without chance.  ``cohort``: the cohort's directory,
+    whose digest.json names the data; None for the stages before it.  ``inputs``: name -> file, recorded by SHA-256.
+    ``packages``: whose versions matter here.  Raises UserError where digest.json is missing.
     """
     return {
         "stage": stage,
         "config_digest": settings.recipe(stage, section),
-        "cohort_digest": _cohort_digest(cohort / "digest.json"),
+        "cohort_digest": None if cohort is None else _cohort_digest(cohort / "digest.json"),
         "inputs": {name: file_digest(path) for name, path in (inputs or {}).items()},
         "code_version": __version__,
         **code_commit(),
         "seed": seed,
         "python": platform.python_version(),
-        **{name: version(name) for name in PACKAGES},
+        **{name: _version(name) for name in packages},
         "hardware": hardware(),
     }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None  # each stage's environment holds what that stage needs
 
 
 def code_commit() -> dict[str, Any]:

@@ -23,7 +23,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch.distributed.elastic.multiprocessing.errors import record
 from torch.utils.data import DataLoader
 
-from mammoflow import __version__, files, settings, tables
+from mammoflow import __version__, files, provenance, settings, tables
 from mammoflow.errors import UserError
 from mammoflow.train.common import ignore_signals, open_cohort, open_pack, quieten, say, set_threads, uses_cuda
 from mammoflow.train.data import Units, collate, packed_boxes
@@ -170,6 +170,7 @@ def train(name: str, fold: int, cohort: Path, pack: Path, section: dict[str, Any
             "settings": section,
             "settings_digest": digest,
             "cohort_digest": cohort_digest,
+            "reproduction": provenance.record("train", section, seed, cohort, packages=provenance.TRAINING_PACKAGES),
             "seed": seed,
             "versions": {
                 "mammoflow": __version__,

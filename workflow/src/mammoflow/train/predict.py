@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
-from mammoflow import settings, tables
+from mammoflow import provenance, settings, tables
 from mammoflow.errors import UserError
 from mammoflow.pack import PackedImages
 from mammoflow.train.common import ignore_signals, open_cohort, open_pack, say, set_threads, uses_cuda
@@ -37,6 +37,7 @@ class FoldModel:
     fold: int
     model: BreastModel
     record: dict[str, Any]
+    directory: Path
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -61,6 +62,11 @@ def run(args: argparse.Namespace) -> None:
     if section["shuffle_labels"]:
         manifest = shuffle_labels(manifest, folds[0].record["seed"])
     predictions = predict(manifest, images, folds, section, device)
+    weights = {f"fold {fold.fold}": fold.directory / "weights.safetensors" for fold in folds}
+    record = provenance.record(
+        "predict", section, folds[0].record["seed"], args.cohort, weights, provenance.TRAINING_PACKAGES
+    )
+    predictions.attrs["reproduction"] = record  # pandas keeps it in the parquet file's own metadata
     tables.write(predictions, args.out)
     if args.heatmaps is not None:
         written = write_heatmaps(predictions, images, folds, args.heatmaps, device)
@@ -91,7 +97,8 @@ def load_folds(
             raise UserError(f"{directory} was trained with another seed than {directories[0]}: train it again")
         model = BreastModel(section["encoder"])
         model.load_state_dict(load_file(directory / "weights.safetensors"))
-        folds.append(FoldModel(record["fold"], model.eval().to(device, memory_format=torch.channels_last), record))
+        model = model.eval().to(device, memory_format=torch.channels_last)
+        folds.append(FoldModel(record["fold"], model, record, directory))
     if len({fold.fold for fold in folds}) < len(folds):
         raise UserError("--folds names a fold twice")
     return sorted(folds, key=lambda fold: fold.fold)
