@@ -37,6 +37,8 @@ def test_views_and_bags_share_the_head(model):
         output = model(views, torch.tensor([0, 0, 1]), 2)
         assert torch.allclose(output.bags[1], output.views[2], atol=1e-5)
         assert torch.allclose(output.attention.sum((1, 2, 3)), torch.ones(3), atol=1e-5)
+        assert torch.allclose(output.shares[:2].sum(), torch.tensor(1.0))
+        assert torch.allclose(output.shares[2], torch.tensor(1.0))
         assert output.heat.shape == output.attention.shape == (3, 1, 4, 2)
         # The order of views in a bag, and what stands in the other bags, do not matter.
         swapped = model(views[[2, 1, 0]], torch.tensor([1, 0, 0]), 2)

@@ -103,6 +103,16 @@ def test_it_learns_and_scores_out_of_fold(data, tmp_path, unit):
             part = rows[rows["split"] == split]
             assert metrics.auc(part["label_malignant"].to_numpy(int), part["score"].to_numpy(float))[0] > 0.8
 
+    # What the fusion reads beside the score: where the breast's attention lies, and the hottest place of each image.
+    shown = predictions[predictions["level"] == "image"]
+    if unit == "breast":
+        sums = shown.groupby(["patient_id", "laterality"])["attention"].sum()
+        assert np.allclose(sums.astype(float), 1, atol=1e-5)
+    else:
+        assert shown["attention"].isna().all()
+    assert metrics.auc(shown["label_malignant"].to_numpy(int), shown["score_roi"].to_numpy(float))[0] > 0.8
+    assert predictions.loc[predictions["level"] != "image", ["attention", "score_roi"]].isna().all(axis=None)
+
     # Patients take their higher breast; heat maps cover the working image and favour malignant ones.
     breasts = predictions[predictions["level"] == "breast"]
     patients = predictions[predictions["level"] == "patient"].set_index("patient_id")["score"]

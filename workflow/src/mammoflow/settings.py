@@ -32,7 +32,7 @@ STAGE_VERSIONS = {
     "cohort": 2,
     "pack": 1,
     "train": 1,
-    "predict": 1,
+    "predict": 2,
     "fuse": 1,
     "evaluate": 1,
     "report": 1,

@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 MOST = 24
 
 
+def learned_from_boxes(folds: list[FoldModel]) -> bool:
+    """Whether the heat maps of all folds mean the probability of a marked lesion."""
+    return all(fold.record["images_with_boxes"] and fold.record["settings"]["localisation_weight"] for fold in folds)
+
+
 @torch.inference_mode()
 def write_heatmaps(
     predictions: pd.DataFrame, images: PackedImages, folds: list[FoldModel], out: Path, device: torch.device
@@ -32,7 +37,7 @@ def write_heatmaps(
     lesion (255 is 1), where the run learned from boxes; else ``attention``: relative to the highest patch. Means over
     the folds.
     """
-    learned = all(fold.record["images_with_boxes"] and fold.record["settings"]["localisation_weight"] for fold in folds)
+    learned = learned_from_boxes(folds)
     test = predictions[(predictions["level"] == "image") & (predictions["split"] == "test")]
     chosen = test.sort_values(["label_malignant", "score", "unit_id"], ascending=[False, False, True]).head(MOST)
     places = images.index.set_index(["dataset", "image_id"])

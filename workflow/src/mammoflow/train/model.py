@@ -27,13 +27,15 @@ COLD = -2.0  # first logit of the heat map: most cells hold no malignant lesion
 
 
 class Output(NamedTuple):
-    """For B bags with N views: logits of bags (B,) and views (N,), heat-map logits (N, 1, h, w), and each view's own
-    attention (N, 1, h, w), which sums to 1."""
+    """For B bags with N views: logits of bags (B,) and views (N,), heat-map logits (N, 1, h, w), each view's own
+    attention (N, 1, h, w), which sums to 1, and each view's share of its bag's attention (N,), which sum to 1 per bag.
+    """
 
     bags: Tensor
     views: Tensor
     heat: Tensor
     attention: Tensor
+    shares: Tensor
 
 
 class BreastModel(nn.Module):
@@ -69,7 +71,7 @@ class BreastModel(nn.Module):
         gates = torch.tanh(self.gate_tanh(patches)) * torch.sigmoid(self.gate_sigmoid(patches))
         scores = self.gate(gates).squeeze(-1)  # (N, h * w)
         each, attention = pool(patches, scores, torch.arange(count, device=bag.device), count)
-        together, _ = pool(patches, scores, bag, bags)
+        together, weights = pool(patches, scores, bag, bags)
         heat = self.localise(maps.permute(0, 3, 1, 2)).float()
         view_evidence = evidence(heat)
         bag_evidence = view_evidence.new_full((bags,), -torch.inf).scatter_reduce(0, bag, view_evidence, "amax")
@@ -78,6 +80,7 @@ class BreastModel(nn.Module):
             views=self.head(each).squeeze(-1).float() + view_evidence,
             heat=heat,
             attention=attention.view(count, 1, height, width),
+            shares=weights.sum(1),
         )
 
 

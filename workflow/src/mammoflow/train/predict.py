@@ -9,7 +9,7 @@ import argparse
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,7 @@ from mammoflow.errors import UserError
 from mammoflow.pack import PackedImages
 from mammoflow.train.common import ignore_signals, open_cohort, open_pack, say, set_threads, uses_cuda
 from mammoflow.train.data import Units, collate
-from mammoflow.train.heatmaps import write_heatmaps
+from mammoflow.train.heatmaps import learned_from_boxes, write_heatmaps
 from mammoflow.train.model import BreastModel, normalise, to_unit_range
 from mammoflow.train.units import Unit, build_units, shuffle_labels, unit_ids
 
@@ -117,7 +117,7 @@ def predict(
     if missing:
         raise UserError(f"--folds lacks fold {min(missing)}: without its model those rows have no out-of-fold score")
     by_unit: dict[str, list[float]] = {}
-    by_image: dict[str, list[float]] = {}
+    by_image: dict[str, list[View]] = {}
     for fold in folds:
         own = [unit for unit in units if unit.split != "train" or unit.fold == fold.fold]
         for unit, score, views in score_units(fold.model, own, images, section, device):
@@ -125,8 +125,14 @@ def predict(
             for (dataset, image_id), view in zip(unit.images, views, strict=True):
                 by_image.setdefault(f"{dataset}|{image_id}", []).append(view)
 
-    rows = manifest.assign(score=unit_ids(manifest, "image").map({key: np.mean(s) for key, s in by_image.items()}))
-    image_rows = rows.assign(unit_id=unit_ids(rows, "image"))
+    means = pd.DataFrame({key: np.mean(views, axis=0) for key, views in by_image.items()}, index=View._fields).T
+    keys = unit_ids(manifest, "image")
+    rows = manifest.assign(score=keys.map(means["score"]))
+    image_rows = rows.assign(unit_id=keys)
+    if section["unit"] == "breast":  # an image that is a unit of its own has all the attention
+        image_rows["attention"] = keys.map(means["attention"])
+    if learned_from_boxes(folds):
+        image_rows["score_roi"] = keys.map(means["score_roi"])
     breast_rows = _gather(rows, "breast", ["laterality"])
     if section["unit"] == "breast":
         breast_rows["score"] = breast_rows["unit_id"].map({key: np.mean(s) for key, s in by_unit.items()})
@@ -147,11 +153,20 @@ def _gather(rows: pd.DataFrame, level: str, extra: list[str]) -> pd.DataFrame:
     return pd.concat([grouped[shared].first(), grouped[["label_malignant", "score"]].max()], axis=1).reset_index()
 
 
+class View(NamedTuple):
+    """What the model says of one image: probability of malignancy, its share of the unit's attention, and the highest
+    probability in its heat map."""
+
+    score: float
+    attention: float
+    score_roi: float
+
+
 @torch.inference_mode()
 def score_units(
     model: BreastModel, units: list[Unit], images: PackedImages, section: dict[str, Any], device: torch.device
-) -> list[tuple[Unit, float, list[float]]]:
-    """Each unit with its probability and those of its views."""
+) -> list[tuple[Unit, float, list[View]]]:
+    """Each unit with its probability and what is said of its views."""
     loader = DataLoader(
         Units(units, images),
         batch_size=section["batch_size"],
@@ -164,9 +179,11 @@ def score_units(
     for batch in loader:
         views = normalise(to_unit_range(batch["views"].to(device))).contiguous(memory_format=torch.channels_last)
         output = model(views, batch["bag"].to(device), len(batch["label"]))
-        bags, singles = torch.sigmoid(output.bags).tolist(), torch.sigmoid(output.views).tolist()
+        bags = torch.sigmoid(output.bags).tolist()
+        hottest = output.heat.flatten(1).amax(1)
+        told = torch.stack([torch.sigmoid(output.views), output.shares, torch.sigmoid(hottest)], dim=1).tolist()
         owners = batch["bag"].tolist()
         for number, index in enumerate(batch["index"].tolist()):
-            mine = [score for score, owner in zip(singles, owners, strict=True) if owner == number]
+            mine = [View(*values) for values, owner in zip(told, owners, strict=True) if owner == number]
             scored.append((units[index], bags[number], mine))
     return scored
