@@ -15,7 +15,7 @@ from made_images import breast_picture, dicom, save
 from mammoflow import cli, convert, settings, tables
 from mammoflow.datasets.catalog import IntensityRule
 from mammoflow.errors import UserError
-from mammoflow.imaging import png
+from mammoflow.imaging import png, supervise
 from mammoflow.imaging.decode import read_image
 from mammoflow.imaging.geometry import Geometry
 
@@ -206,8 +206,9 @@ def test_an_absent_file_and_a_text_file_are_rows_too(archive, tmp_path):
 def test_a_store_that_cannot_be_written_stops_the_run(archive, tmp_path):
     root, images = archive
     (tmp_path / "store").write_text("a file where the store should be")
-    with pytest.raises(OSError, match="store"):
+    with pytest.raises(supervise.Unfinished, match=r"the store cannot be written .*Not a directory") as caught:
         run(root, images, tmp_path / "store")
+    assert [row["error"].split(":")[0] for row in caught.value.rows] == ["StoreUnwritable"] * 3
 
 
 def test_ids_with_odd_signs_get_safe_and_distinct_names(archive, tmp_path):

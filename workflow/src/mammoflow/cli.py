@@ -67,6 +67,8 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"mammoflow {args.command}: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
     except BrokenPipeError:
         # The reader (``| head``) went away: nothing left to say, and Python must not complain at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

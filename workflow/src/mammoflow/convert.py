@@ -6,20 +6,21 @@ store, or ``failed`` with the reason. A second call decodes only what is missing
 
 import argparse
 import time
-from functools import partial
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from mammoflow import files, tables
 from mammoflow import settings as config
-from mammoflow import tables
 from mammoflow.datasets import archive
 from mammoflow.datasets.catalog import IntensityRule
 from mammoflow.errors import UserError
-from mammoflow.imaging import pool, store
+from mammoflow.imaging import pool, store, supervise
 from mammoflow.imaging.decode import StoredImage, read_listed
-from mammoflow.imaging.errors import DecodeError
+from mammoflow.imaging.errors import DecodeError, StoreUnwritable
 from mammoflow.imaging.working import WorkingImage, make_working_image
 
 # What the table says of an image and its PNG depends on; a change makes the PNG anew.
@@ -33,15 +34,49 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--store", type=Path, required=True, help="directory for the PNG files")
     parser.add_argument("--ledger", type=Path, required=True, help="parquet file to write")
     parser.add_argument("--settings", default="{}", help="section `convert` of the configuration, as JSON")
+    add_pool_options(parser)
+
+
+def add_pool_options(parser: argparse.ArgumentParser) -> None:
+    """How the images of a shard are worked on; the same for `convert` and `crop`. No result depends on it."""
     parser.add_argument("--threads", type=int, default=pool.default_threads())
+    parser.add_argument(
+        "--image-seconds",
+        type=float,
+        default=supervise.DEFAULT_SECONDS,
+        help="a decoder that takes longer for one image counts as hung (default: %(default)g)",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
     settings = config.parse_section("convert", args.settings)
     images = read_shard(args.shard, args.dataset)
     label = f"convert {args.dataset} {args.shard.stem}"
-    rows = convert_images(args.dataset, images, args.root, args.store, settings, args.threads, label)
-    tables.write(ledger(rows), args.ledger)
+    with writing(args.ledger, ledger) as ledger_rows:
+        ledger_rows += convert_images(
+            args.dataset, images, args.root, args.store, settings, args.threads, label, args.image_seconds
+        )
+
+
+@contextmanager
+def writing(path: Path, table: Callable[[list[dict[str, Any]]], pd.DataFrame]) -> Iterator[list[dict[str, Any]]]:
+    """A list for ledger rows, written as ``table`` of them when the block ends; also where the store was unwritable.
+
+    Raises UserError where the ledger cannot be written.
+    """
+    rows: list[dict[str, Any]] = []
+    unfinished = None
+    try:
+        yield rows
+    except supervise.Unfinished as error:
+        rows, unfinished = error.rows, error
+    try:
+        files.sweep(path.parent, path.name)
+        tables.write(table(rows), path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}. Mend that and run again") from None
+    if unfinished:
+        raise unfinished
 
 
 def read_shard(path: Path, dataset: str) -> pd.DataFrame:
@@ -75,20 +110,26 @@ def convert_images(
     settings: dict[str, Any],
     threads: int = 1,
     label: str = "convert",
+    image_seconds: float = supervise.DEFAULT_SECONDS,
 ) -> list[dict[str, Any]]:
     """Convert each row of ``images``; one ledger row per image. Paths of the rows are relative to ``root``.
 
-    Raises OSError where the store cannot be written; whatever is wrong with one image becomes a failed row.
+    Whatever is wrong with one image becomes a failed row, also when its decoder crashes or takes more than
+    ``image_seconds``. Raises supervise.Unfinished, which holds all rows, where the store cannot be written.
     """
-    work = partial(
-        convert_image,
-        root=Path(root),
-        store_root=Path(store_root),
-        settings=settings,
-        rule=archive(dataset).intensity,
-        recipe=config.convert_recipe(dataset, settings),
-    )
-    return pool.run_jobs(lambda image: [work(image)], records(images), threads, label)
+    root, store_root = Path(root), Path(store_root)
+    recipe = config.convert_recipe(dataset, settings)
+    rule = archive(dataset).intensity
+
+    def work(image: dict[str, Any]) -> list[pool.Result]:
+        return [convert_image(image, root, store_root, settings, rule, recipe)]
+
+    def blame(image: dict[str, Any], error: DecodeError) -> list[pool.Result]:
+        return [fail_image(image, error, root, store_root, recipe)]
+
+    jobs = records(images)
+    with store.tidy(store_root, (store_path(image, recipe) for image in jobs)):
+        return supervise.run_supervised(work, jobs, blame, threads, label, image_seconds)
 
 
 def convert_image(
@@ -99,23 +140,41 @@ def convert_image(
     Returns ``done``, ``reused`` or ``failed``, and the ledger row.
     """
     path = root / image["path"]
-    relative = store.relative_path(image["dataset"], recipe, image["patient_id"], image["image_id"])
+    relative = store_path(image, recipe)
     inputs = {"recipe": recipe, **{name: image[name] for name in TABLE_INPUTS}, **stat_key(path)}
     if (kept := store.reusable_row(store_root / relative, inputs)) is not None:
         return "reused", kept
-    base = {**{name: image[name] for name in ("dataset", "image_id", "patient_id")}, "recipe": recipe}
     started = time.perf_counter()
     try:
+        base = ledger_base(image, recipe)
         working, row = convert_stored(read_listed(image, root), base, relative, settings, rule, image["laterality"])
     except DecodeError as error:
-        # What lies there was made from other bytes, and no ledger names it any more.
-        (store_root / relative).unlink(missing_ok=True)
-        return "failed", failed_row(base, error, path)
+        return fail_image(image, error, root, store_root, recipe)
     row["seconds"] = round(time.perf_counter() - started, 4)
     # The key of the bytes that were read, should the file have changed since.
     inputs |= {name: row[name] for name in ("source_size", "source_mtime_ns")}
     store.save(store_root / relative, working.pixels, row, inputs)
     return "done", row
+
+
+def fail_image(
+    image: dict[str, Any], error: DecodeError, root: Path, store_root: Path, recipe: str
+) -> tuple[str, dict[str, Any]]:
+    """``failed`` and the ledger row of one row of an ``images`` table, whose PNG, if any, is deleted."""
+    if not isinstance(error, StoreUnwritable):
+        # What lies there was made from other bytes, and no ledger names it any more.
+        (store_root / store_path(image, recipe)).unlink(missing_ok=True)
+    return "failed", failed_row(ledger_base(image, recipe), error, root / image["path"])
+
+
+def store_path(image: dict[str, Any], recipe: str) -> str:
+    """Where the PNG of one row of an ``images`` table lies below the store."""
+    return store.relative_path(image["dataset"], recipe, image["patient_id"], image["image_id"])
+
+
+def ledger_base(image: dict[str, Any], recipe: str) -> dict[str, Any]:
+    """The columns of a ledger row that are known before the file is read."""
+    return {**{name: image[name] for name in ("dataset", "image_id", "patient_id")}, "recipe": recipe}
 
 
 def convert_stored(

@@ -14,9 +14,9 @@ from mammoflow.convert import convert_stored, failed_row
 from mammoflow.datasets import archive
 from mammoflow.datasets.catalog import ARCHIVES, IntensityRule
 from mammoflow.errors import UserError
-from mammoflow.imaging import png
+from mammoflow.imaging import png, pool, supervise
 from mammoflow.imaging.decode import read_image
-from mammoflow.imaging.errors import DecodeError
+from mammoflow.imaging.errors import DecodeError, StoreUnwritable
 
 NO_DATASET = "file"  # the ledger's dataset of a file that belongs to no archive
 
@@ -50,11 +50,19 @@ def convert_file(file: Path, out: Path, settings: dict[str, Any], dataset: str |
         "patient_id": file.parent.name or "unknown",
         "recipe": config.recipe("convert", {**settings, "rule": asdict(rule)}),
     }
-    started = time.perf_counter()
+
+    def work(file: Path) -> list[pool.Result]:
+        started = time.perf_counter()
+        try:
+            working, row = convert_stored(read_image(file, "dicom"), base, out.name, settings, rule)
+        except DecodeError as error:
+            return [("failed", failed_row(base, error, file))]
+        row["seconds"] = round(time.perf_counter() - started, 4)
+        png.write(out, working.pixels, row)
+        return [("done", row)]
+
     try:
-        working, row = convert_stored(read_image(file, "dicom"), base, out.name, settings, rule)
-    except DecodeError as error:
-        return failed_row(base, error, file)
-    row["seconds"] = round(time.perf_counter() - started, 4)
-    png.write(out, working.pixels, row)
-    return row
+        ((_, outcome),) = supervise.supervise(work, [file])
+    except StoreUnwritable as error:
+        raise UserError(f"{error}: give another --out") from None
+    return failed_row(base, outcome, file) if isinstance(outcome, DecodeError) else outcome[0][1]

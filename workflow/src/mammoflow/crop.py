@@ -6,7 +6,6 @@ of the stored image. The box of a finding that the archive gives as a mask becom
 
 import argparse
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +14,17 @@ import pandas as pd
 
 from mammoflow import roi, tables
 from mammoflow import settings as config
-from mammoflow.convert import TABLE_INPUTS, read_shard, records, stat_key
+from mammoflow.convert import TABLE_INPUTS, add_pool_options, read_shard, records, stat_key, writing
 from mammoflow.datasets import archive
 from mammoflow.datasets.catalog import IntensityRule
 from mammoflow.errors import UserError
-from mammoflow.imaging import intensity, pool, store
+from mammoflow.imaging import intensity, store, supervise
 from mammoflow.imaging.decode import read_image, read_listed
-from mammoflow.imaging.errors import DecodeError, UnreadableFile
+from mammoflow.imaging.errors import DecodeError, StoreUnwritable, UnreadableFile
+from mammoflow.imaging.pool import Result
 from mammoflow.imaging.working import grey_table
 
 _INTENSITY = {"intensity": "window", "window_index": 0}
-Result = tuple[str, dict[str, Any]]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--store", type=Path, required=True, help="directory for the PNG files")
     parser.add_argument("--ledger", type=Path, required=True, help="parquet file to write")
     parser.add_argument("--settings", default="{}", help="section `crop` of the configuration, as JSON")
-    parser.add_argument("--threads", type=int, default=pool.default_threads())
+    add_pool_options(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -44,8 +43,10 @@ def run(args: argparse.Namespace) -> None:
     images = read_shard(args.shard, args.dataset)
     findings = tables.read(args.findings, "findings")
     label = f"crop {args.dataset} {args.shard.stem}"
-    rows = crop_findings(args.dataset, images, findings, args.root, args.store, settings, args.threads, label)
-    tables.write(ledger(rows), args.ledger)
+    with writing(args.ledger, ledger) as ledger_rows:
+        ledger_rows += crop_findings(
+            args.dataset, images, findings, args.root, args.store, settings, args.threads, label, args.image_seconds
+        )
 
 
 def ledger(rows: list[dict[str, Any]]) -> pd.DataFrame:
@@ -62,10 +63,12 @@ def crop_findings(
     settings: dict[str, Any],
     threads: int = 1,
     label: str = "crop",
+    image_seconds: float = supervise.DEFAULT_SECONDS,
 ) -> list[dict[str, Any]]:
     """Cut each finding that has a geometry; one ledger row per such finding.
 
-    Raises UserError where a finding's image is not among ``images``, OSError where the store cannot be written.
+    Failures are rows, as in :func:`mammoflow.convert.convert_images`, which also says what is raised; and UserError
+    where a finding's image is not among ``images``.
     """
     located = findings[findings["geometry"] != "none"]
     lost = located.loc[~located["image_id"].isin(images["image_id"]), "image_id"]
@@ -75,15 +78,18 @@ def crop_findings(
         )
     groups = {image_id: records(group) for image_id, group in located.groupby("image_id", sort=False)}
     jobs = [(image, groups[image["image_id"]]) for image in records(images) if image["image_id"] in groups]
-    work = partial(
-        crop_image,
-        root=Path(root),
-        store_root=Path(store_root),
-        settings=settings,
-        rule=archive(dataset).intensity,
-        recipe=config.crop_recipe(dataset, settings),
-    )
-    return pool.run_jobs(lambda job: work(*job), jobs, threads, label)
+    root, store_root = Path(root), Path(store_root)
+    recipe = config.crop_recipe(dataset, settings)
+    rule = archive(dataset).intensity
+
+    def work(job: tuple[dict[str, Any], list[dict[str, Any]]]) -> list[Result]:
+        return crop_image(*job, root, store_root, settings, rule, recipe)
+
+    def blame(job: tuple[dict[str, Any], list[dict[str, Any]]], error: DecodeError) -> list[Result]:
+        return [_failed(finding, recipe, store_root, error) for finding in job[1]]
+
+    with store.tidy(store_root, (_relative(finding, recipe) for _, group in jobs for finding in group)):
+        return supervise.run_supervised(work, jobs, blame, threads, label, image_seconds)
 
 
 def crop_image(
@@ -173,5 +179,6 @@ def _relative(finding: dict[str, Any], recipe: str) -> str:
 
 
 def _failed(finding: dict[str, Any], recipe: str, store_root: Path, error: DecodeError) -> Result:
-    (store_root / _relative(finding, recipe)).unlink(missing_ok=True)
+    if not isinstance(error, StoreUnwritable):
+        (store_root / _relative(finding, recipe)).unlink(missing_ok=True)
     return "failed", {**_base(finding, recipe), "status": "failed", "error": error.word}

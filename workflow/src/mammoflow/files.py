@@ -4,10 +4,13 @@ Everything the workflow writes goes to a temporary name in the same directory, i
 (POSIX ``rename`` is atomic), so that a killed job never leaves a half-written file that a rerun would trust.
 """
 
+import glob
 import json
 import os
+import re
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
@@ -23,7 +26,12 @@ def replacing(path: Path, mode: str = "wb", **open_options: Any) -> Iterator[Any
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle = NamedTemporaryFile(  # noqa: SIM115 - closed below, before the rename
-        mode, dir=path.parent, prefix=f".{path.name[:80]}.", suffix=".tmp", delete=False, **open_options
+        mode,
+        dir=path.parent,
+        prefix=f".{path.name[:80]}.{_MACHINE}-{os.getpid()}.",
+        suffix=_TEMPORARY,
+        delete=False,
+        **open_options,
     )
     try:
         with handle:
@@ -37,6 +45,37 @@ def replacing(path: Path, mode: str = "wb", **open_options: Any) -> Iterator[Any
         raise
 
 
+def sweep(directory: Path, name: str = "") -> None:
+    """Delete the temporary files that killed processes left in ``directory``, for the file ``name`` or for any.
+
+    A file is left over when its process, named in it, runs no more; of another machine, when it is a day old.
+    """
+    for path in Path(directory).glob(f".{glob.escape(name[:80])}*{_TEMPORARY}"):
+        machine, _, number = path.name.removesuffix(_TEMPORARY).rpartition(".")[0].rpartition("-")
+        with suppress(FileNotFoundError):  # another process sweeps as well
+            if machine.endswith(f".{_MACHINE}") and number.isdecimal():
+                left_over = not _runs(int(number))
+            else:
+                left_over = time.time() - path.stat().st_mtime > _DAY
+            if left_over:
+                path.unlink()
+
+
+def _runs(pid: int) -> bool:
+    try:
+        if Path("/proc/self").exists():  # a dead process without a parent to collect it still has its number
+            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+        os.kill(pid, 0)
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    except PermissionError:  # of another user
+        return True
+    return True
+
+
+_TEMPORARY = ".tmp"
+_MACHINE = re.sub(r"[^A-Za-z0-9-]", "_", os.uname().nodename)[:60]
+_DAY = 86400.0
 # Read once at import: NamedTemporaryFile makes files private, which breaks shared storage, and reading the umask means
 # setting it for a moment, which is not safe once threads run.
 _UMASK = os.umask(0)

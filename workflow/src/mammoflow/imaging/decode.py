@@ -20,7 +20,7 @@ from pydicom.encaps import get_frame
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from mammoflow.imaging import header as headers
-from mammoflow.imaging import isolated, pictures, plugins
+from mammoflow.imaging import isolated, pictures, plugins, trace
 from mammoflow.imaging.codestream import check_frame
 from mammoflow.imaging.errors import (
     CorruptHeader,
@@ -85,6 +85,7 @@ def read_image(
     """
     data, source = read_bytes(path)
     kind = sniff_format(data) or file_format
+    trace.step(f"the reader of {kind}")
     try:
         if kind == "dicom":
             return _read_dicom(data, source, frame_index(member))
@@ -98,7 +99,7 @@ def read_image(
             pixels, facts, decoder = pictures.read_ljpeg(data, film)
         else:
             raise UnknownFormat(f"{Path(path).name} is none of dicom, pgm, png, tiff, jpeg, ljpeg")
-    except DecodeError:
+    except (DecodeError, MemoryError):
         raise
     except Exception as error:
         # Parsers meet broken bytes with any exception there is; all of them mean that this one file is unusable.
@@ -139,7 +140,7 @@ def _read_dicom(data: bytes, source: Source, frame: int | None) -> StoredImage:
             raise MissingPixelData("the object holds no pixel data")
         facts = headers.from_dataset(ds, syntax.is_compressed)
         count = int(ds.get("NumberOfFrames") or 1)
-    except DecodeError:
+    except (DecodeError, MemoryError):
         raise
     except Exception as error:
         raise CorruptHeader(f"{type(error).__name__}: {error}") from error
@@ -184,11 +185,14 @@ def _decode(
     """Pixels, and the first of the plugins ``names`` that could decode them."""
     reasons = []
     for name in names:
+        trace.step(name or plugins.NATIVE)
         try:
             if name in plugins.CRASHING:
                 return isolated.decode(data, name, index), name
             return decode_frame(ds, syntax, index, name), name or plugins.NATIVE
         except BaseException as error:  # each decoder has exceptions of its own; those of Rust are no Exception
+            if isinstance(error, MemoryError):
+                raise
             if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
                 raise
             reasons.append(str(error).rpartition("by all available plugins:")[2] or str(error))

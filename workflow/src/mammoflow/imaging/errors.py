@@ -64,3 +64,23 @@ class EmptyMask(DecodeError):
 
 class NoBox(DecodeError):
     """A finding whose table gives neither a box nor points nor a mask."""
+
+
+class DecoderCrashed(DecodeError):
+    """The process ended while this image was decoded, twice; the second time it had no other image."""
+
+
+class TookTooLong(DecodeError):
+    """Decoding did not end within ``image_seconds``, twice."""
+
+
+class OutOfMemory(DecodeError):
+    """There was not enough memory for this image, also when it was the only one."""
+
+
+class StoreUnwritable(DecodeError):
+    """The store could not be written (a full disk, say), so that the run stopped. Nothing is wrong with the image."""
+
+
+class InternalError(DecodeError):
+    """A fault of the converter, found by this image; its log holds the traceback."""

@@ -4,8 +4,10 @@ gdcm answers some broken JPEG streams with ``std::terminate``, which no Python e
 one bad file would end a whole shard. It is asked only where the first choice refused, so a process each is affordable.
 """
 
+import ctypes
 import io
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +25,7 @@ def decode(data: bytes, plugin: str, index: int) -> NDArray[np.integer]:
     Returns (rows, columns). Raises ValueError where the plugin fails, crashes or does not end.
     """
     path = os.pathsep.join(filter(None, [_PACKAGE_PARENT, os.environ.get("PYTHONPATH")]))
-    command = [sys.executable, "-m", "mammoflow.imaging.isolated", plugin, str(index)]
+    command = [sys.executable, "-m", "mammoflow.imaging.isolated", plugin, str(index), str(os.getpid())]
     try:
         child = subprocess.run(
             command,
@@ -43,11 +45,20 @@ def decode(data: bytes, plugin: str, index: int) -> NDArray[np.integer]:
     return np.load(io.BytesIO(child.stdout), allow_pickle=False)
 
 
-def _main(plugin: str, index: str) -> None:
+def die_with_parent(parent: int) -> None:
+    """End this process (SIGKILL) when the thread that started it ends, however that happens. Linux only (prctl(2))."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:  # it was faster
+            os._exit(1)
+
+
+def _main(plugin: str, index: str, parent: str) -> None:
     import pydicom
 
     from mammoflow.imaging.decode import decode_frame, transfer_syntax
 
+    die_with_parent(int(parent))  # which is ended where this here takes too long
     ds = pydicom.dcmread(io.BytesIO(sys.stdin.buffer.read()), force=True)
     pixels = decode_frame(ds, transfer_syntax(ds), int(index), plugin)
     np.save(sys.stdout.buffer, pixels, allow_pickle=False)

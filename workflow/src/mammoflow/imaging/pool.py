@@ -15,7 +15,10 @@ from typing import Any, TypeVar
 
 import cv2
 
+from mammoflow.errors import UserError
+
 Job = TypeVar("Job")
+Result = tuple[str, Any]  # done, reused or failed; and the row
 _SECONDS_BETWEEN_LINES = 30.0
 
 cv2.setNumThreads(1)
@@ -26,29 +29,51 @@ def default_threads() -> int:
     return min(len(os.sched_getaffinity(0)), 8)
 
 
-def run_jobs(
-    work: Callable[[Job], list[tuple[str, dict[str, Any]]]], jobs: Sequence[Job], threads: int, label: str
-) -> list[dict[str, Any]]:
-    """Call ``work`` on each job; it returns ledger rows, each with the word ``done``, ``reused`` or ``failed``.
+def run_jobs(work: Callable[[Job], list[Result]], jobs: Sequence[Job], threads: int, label: str) -> list[Any]:
+    """Call ``work`` on each job in threads; it returns rows, each with the word ``done``, ``reused`` or ``failed``.
 
-    Returns all rows in the order of the jobs. Prints progress and a summary to stderr. An exception of ``work`` (a full
-    disk, say) stops the run: what is wrong with one file must come as a row.
+    Returns all rows in the order of the jobs. Prints progress and a summary to stderr. An exception of ``work`` stops
+    the run. For files that are not ours, see :func:`mammoflow.imaging.supervise.run_supervised`.
     """
-    started = time.monotonic()
-    counts: Counter[str] = Counter()
-    with ThreadPoolExecutor(threads) as pool, _progress(label, len(jobs)) as advance:
+    with ThreadPoolExecutor(threads) as pool, Tally(label, len(jobs)) as tally:
         futures = [pool.submit(work, job) for job in jobs]
         try:
             for future in as_completed(futures):
-                counts.update(word for word, _ in future.result())
-                advance(counts)
+                tally.add(future.result())
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    seconds = max(time.monotonic() - started, 1e-9)
-    rate = (counts["done"] + counts["failed"]) / seconds
-    print(f"{label}: {_spell(counts)} ({rate:.1f} images/s)", file=sys.stderr)
     return [row for future in futures for _, row in future.result()]
+
+
+class Tally:
+    """Counts of a run: progress on stderr while it goes on, and a summary when its block ends well."""
+
+    def __init__(self, label: str, total: int) -> None:
+        self._label = label
+        self._counts: Counter[str] = Counter()
+        self._progress = _progress(label, total)
+        self._started = time.monotonic()
+
+    def __enter__(self) -> "Tally":
+        self._advance = self._progress.__enter__()
+        return self
+
+    def add(self, results: list[Result]) -> None:
+        """Count the results of one job."""
+        self._counts.update(word for word, _ in results)
+        self._advance(self._counts)
+
+    def say(self, sentence: str) -> None:
+        """Print something that a person should know of."""
+        print(f"{self._label}: {sentence}", file=sys.stderr, flush=True)
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        self._progress.__exit__(kind, *rest)
+        if kind is None or issubclass(kind, UserError):
+            seconds = max(time.monotonic() - self._started, 1e-9)
+            rate = (self._counts["done"] + self._counts["failed"]) / seconds
+            print(f"{self._label}: {_spell(self._counts)} ({rate:.1f} images/s)", file=sys.stderr)
 
 
 def _spell(counts: Counter[str]) -> str:
@@ -75,12 +100,17 @@ class _Bar:
         from rich.console import Console  # only where somebody watches
         from rich.progress import Progress
 
-        self._bar = Progress(console=Console(stderr=True), transient=True)
+        # No thread of its own, which a fork would not take along: it is redrawn when something got done.
+        self._bar = Progress(console=Console(stderr=True), transient=True, auto_refresh=False)
         self._task = self._bar.add_task(label, total=total)
 
     def __enter__(self) -> Callable[[Counter[str]], None]:
         self._bar.start()
-        return lambda counts: self._bar.advance(self._task)
+        return self._advance
+
+    def _advance(self, counts: Counter[str]) -> None:
+        self._bar.advance(self._task)
+        self._bar.refresh()
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()

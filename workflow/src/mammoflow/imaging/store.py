@@ -6,12 +6,15 @@ repaired source file or a changed annotation redoes exactly what it must.
 
 import hashlib
 import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mammoflow import files
 from mammoflow.imaging import png
 
 _INPUTS = "inputs"
@@ -45,3 +48,16 @@ def save(path: Path, pixels: NDArray[np.unsignedinteger], row: dict[str, Any], i
     """
     lasting = {key: value for key, value in row.items() if key != "seconds"}
     png.write(path, pixels, {**lasting, _INPUTS: inputs})
+
+
+@contextmanager
+def tidy(root: Path, relative_paths: Iterable[str]) -> Iterator[None]:
+    """Sweep what killed processes left beside these files, before and after the block."""
+    directories = sorted({(root / relative).parent for relative in relative_paths})
+    try:
+        for directory in directories:
+            files.sweep(directory)
+        yield
+    finally:
+        for directory in directories:
+            files.sweep(directory)
