@@ -330,12 +330,17 @@ def test_a_killed_run_leaves_whole_files_and_is_completed(archive, tmp_path):
         "from mammoflow import cli, convert\n"
         "read = convert.read_listed\n"
         "def killing(image, root):\n"
-        "    if image['image_id'] == 'image1': os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    if image['image_id'] == 'image1': os.killpg(0, signal.SIGKILL)\n"
         "    return read(image, root)\n"
         "convert.read_listed = killing\n"
         "cli.main(sys.argv[1:])\n"
     )
-    killed = subprocess.run([sys.executable, "-c", code, *command], env={"PYTHONPATH": str(SOURCES)}, check=False)
+    killed = subprocess.run(
+        [sys.executable, "-c", code, *command],
+        env={"PYTHONPATH": str(SOURCES)},
+        start_new_session=True,  # the job and its worker, and nobody else
+        check=False,
+    )
     assert killed.returncode == -9
     assert not (tmp_path / "out").exists()
     written = list((tmp_path / "store").rglob("*.png"))

@@ -6,6 +6,7 @@ Nothing here changes a grey value: the modality and VOI steps are in :mod:`mammo
 import hashlib
 import io
 import os
+import stat
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -17,7 +18,13 @@ import pydicom
 import pydicom.config
 from numpy.typing import NDArray
 from pydicom.encaps import get_frame
-from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
 from mammoflow.imaging import header as headers
 from mammoflow.imaging import isolated, pictures, plugins, trace
@@ -27,11 +34,12 @@ from mammoflow.imaging.errors import (
     CorruptPixelData,
     DecodeError,
     MissingPixelData,
+    TooLarge,
     TruncatedPixelData,
     UnknownFormat,
     UnreadableFile,
 )
-from mammoflow.imaging.layout import check_size, frame_index, pick_frame
+from mammoflow.imaging.layout import MAX_BYTES, check_inflated, check_size, frame_index, pick_frame
 
 _STARTS = {
     b"\x89PNG\r\n\x1a\n": "png",
@@ -103,21 +111,28 @@ def read_image(
         raise
     except Exception as error:
         # Parsers meet broken bytes with any exception there is; all of them mean that this one file is unusable.
-        raise CorruptPixelData(f"{Path(path).name}: {type(error).__name__}: {error}") from error
+        raise CorruptPixelData(
+            f"{Path(path).name}: the {kind} cannot be read ({type(error).__name__}: {error})"
+        ) from error
     return StoredImage(np.ascontiguousarray(pixels), facts, decoder, None, source)
 
 
 def read_bytes(path: Path) -> tuple[bytes, Source]:
-    """The whole file, and the key of just these bytes. Raises UnreadableFile."""
+    """The whole file, and the key of just these bytes. Raises UnreadableFile, TooLarge."""
+    name = Path(path).name
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for its writer
+            raise UnreadableFile(f"{name}: not a file but a directory, a pipe or a device")
         with open(path, "rb") as handle:
-            stat = os.fstat(handle.fileno())
+            found = os.fstat(handle.fileno())
+            if found.st_size > MAX_BYTES:
+                raise TooLarge(f"{name} has {found.st_size} bytes, more than any mammogram")
             data = handle.read()
     except OSError as error:
-        raise UnreadableFile(f"{Path(path).name}: {error.strerror or error}") from error
+        raise UnreadableFile(f"{name}: {error.strerror or error}") from error
     if not data:
-        raise UnreadableFile(f"{Path(path).name} is empty")
-    return data, Source(len(data), stat.st_mtime_ns, hashlib.sha256(data).hexdigest())
+        raise UnreadableFile(f"{name}: the file is empty")
+    return data, Source(len(data), found.st_mtime_ns, hashlib.sha256(data).hexdigest())
 
 
 def sniff_format(data: bytes) -> str | None:
@@ -129,6 +144,7 @@ def sniff_format(data: bytes) -> str | None:
 
 def _read_dicom(data: bytes, source: Source, frame: int | None) -> StoredImage:
     try:
+        _check_deflated(data)
         ds = pydicom.dcmread(io.BytesIO(data), force=True)
         syntax = transfer_syntax(ds)
         if "PixelData" not in ds:
@@ -138,12 +154,17 @@ def _read_dicom(data: bytes, source: Source, frame: int | None) -> StoredImage:
                     raise TruncatedPixelData("the file ends inside its pixel data")
                 raise CorruptHeader("the elements before the pixel data cannot be parsed")
             raise MissingPixelData("the object holds no pixel data")
+        if not ds.PixelData:
+            raise MissingPixelData("the pixel data is empty")
         facts = headers.from_dataset(ds, syntax.is_compressed)
+        # What the header reader assumed, which pydicom's decoders demand.
+        ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, facts.photometric
+        ds.BitsStored, ds.PixelRepresentation = facts.bits_stored, int(facts.signed)
         count = int(ds.get("NumberOfFrames") or 1)
     except (DecodeError, MemoryError):
         raise
     except Exception as error:
-        raise CorruptHeader(f"{type(error).__name__}: {error}") from error
+        raise CorruptHeader(f"the header cannot be parsed ({type(error).__name__}: {error})") from error
     check_size(facts.rows, facts.columns)
     index = pick_frame(frame, count)
     if not syntax.is_encapsulated:
@@ -158,6 +179,13 @@ def _read_dicom(data: bytes, source: Source, frame: int | None) -> StoredImage:
     second = syntax.is_encapsulated and decoder != plugins.PREFERENCE[syntax][0]
     flags = (*facts.flags, *(("decoder_fallback",) if second else ()))
     return StoredImage(pixels, replace(facts, flags=()), decoder, str(syntax), source, flags)
+
+
+def _check_deflated(data: bytes) -> None:
+    """pydicom inflates a deflated data set (PS3.5 A.5) whole, however long it becomes."""
+    if data[128:132] == b"DICM" and DeflatedExplicitVRLittleEndian.encode() in data[:2048]:
+        group = data[132:144]  # (0002,0000) UL, the length of the file meta group behind it
+        check_inflated(memoryview(data)[144 + int.from_bytes(group[8:12], "little") :])
 
 
 def transfer_syntax(ds: pydicom.Dataset) -> UID:
@@ -191,11 +219,12 @@ def _decode(
                 return isolated.decode(data, name, index), name
             return decode_frame(ds, syntax, index, name), name or plugins.NATIVE
         except BaseException as error:  # each decoder has exceptions of its own; those of Rust are no Exception
-            if isinstance(error, MemoryError):
-                raise
+            if isinstance(error, MemoryError) or "Unable to allocate" in str(error):
+                raise MemoryError(str(error)) from error  # numpy's, of which pydicom hands on the text alone
             if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
                 raise
-            reasons.append(str(error).rpartition("by all available plugins:")[2] or str(error))
+            reason = (str(error).rpartition("by all available plugins:")[2] or str(error)).strip()
+            reasons.append(f"{name or plugins.NATIVE}: {reason.removeprefix(f'{name}: ')}")
     raise CorruptPixelData("; ".join(reasons))
 
 

@@ -19,6 +19,8 @@ SHOWN_TAGS = (
     "PixelSpacing",
 )  # fmt: skip
 
+_LARGEST = 1e12  # what no modality's unit needs; beyond it, stored values could become infinite
+
 
 @dataclass(frozen=True)
 class LookupTable:
@@ -96,7 +98,7 @@ def from_dataset(ds: Dataset, compressed: bool) -> Header:
         function = "LINEAR"
     slopes, intercepts = _numbers(ds, "RescaleSlope"), _numbers(ds, "RescaleIntercept")
     slope, intercept = (slopes or [1.0])[0], (intercepts or [0.0])[0]
-    if slope == 0:
+    if not (0 < abs(slope) < _LARGEST and abs(intercept) < _LARGEST):  # nor a NaN
         flags.append("invalid_rescale")
         slope, intercept = 1.0, 0.0
     modality = _tables(ds, "ModalityLUTSequence", signed, flags)

@@ -60,7 +60,12 @@ def _main(plugin: str, index: str, parent: str) -> None:
 
     die_with_parent(int(parent))  # which is ended where this here takes too long
     ds = pydicom.dcmread(io.BytesIO(sys.stdin.buffer.read()), force=True)
-    pixels = decode_frame(ds, transfer_syntax(ds), int(index), plugin)
+    try:
+        pixels = decode_frame(ds, transfer_syntax(ds), int(index), plugin)
+    except AttributeError:  # of pydicom's plugin, which takes gdcm's None for text
+        sys.exit("it gave no pixels")
+    except Exception as error:
+        sys.exit(str(error).rpartition("by all available plugins:")[2].strip() or str(error))
     np.save(sys.stdout.buffer, pixels, allow_pickle=False)
 
 

@@ -54,9 +54,14 @@ def read_pgm(data: bytes) -> Decoded:
 
 def read_picture(data: bytes) -> Decoded:
     """PNG or JPEG, grey, 8 or 16 bits, through Pillow."""
-    from PIL import Image  # only archives of pictures pay for its import
+    from PIL import Image, UnidentifiedImageError  # only archives of pictures pay for its import
 
-    with Image.open(io.BytesIO(data)) as picture:
+    Image.MAX_IMAGE_PIXELS = None  # check_size is as strict, and the same for every format
+    try:
+        opened = Image.open(io.BytesIO(data))
+    except UnidentifiedImageError:
+        raise CorruptHeader("the header of the picture cannot be parsed") from None
+    with opened as picture:
         check_size(picture.height, picture.width)
         if picture.mode not in ("L", "I;16", "I;16B"):
             raise ColourImage(f"a picture of mode {picture.mode}; grey of 8 or 16 bits is needed")
@@ -75,6 +80,8 @@ def read_tiff(data: bytes, frame: int | None) -> Decoded:
 
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         page = file.pages[pick_frame(frame, len(file.pages))]
+        if not isinstance(page.imagelength, int) or not isinstance(page.imagewidth, int):
+            raise CorruptHeader(f"the TIFF's size is no number of pixels: {page.imagelength} x {page.imagewidth}")
         check_size(page.imagelength, page.imagewidth)
         if page.samplesperpixel != 1 or page.photometric not in (0, 1):
             raise ColourImage(f"a TIFF with {page.samplesperpixel} samples per pixel, photometric {page.photometric}")

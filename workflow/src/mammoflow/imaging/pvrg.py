@@ -9,6 +9,7 @@ rebuilt from them by PVRG's own rule.
 """
 
 import gzip
+import io
 import zlib
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mammoflow.imaging.errors import CorruptHeader, CorruptPixelData, TooLarge, TruncatedPixelData, UnknownFormat
+from mammoflow.imaging.layout import MAX_INFLATED_BYTES
 from mammoflow.imaging.pvrg_rebuild import REBUILD
 
 MAX_PIXELS = 1 << 28  # the largest DDSM film has 2.7e7: what lies above is not a film but a damaged header
@@ -125,9 +127,13 @@ def _scan_header(frame: tuple[int, bytes] | None, tables: dict[int, tuple[int, .
 
 def _gunzip(data: bytes) -> bytes:
     try:
-        return gzip.decompress(data)
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+            content = file.read(MAX_INFLATED_BYTES + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise CorruptPixelData(f"damaged gzip file: {error}") from None
+    if len(content) > MAX_INFLATED_BYTES:
+        raise TooLarge(f"{len(data)} compressed bytes become more than any film has")
+    return content
 
 
 def _entropy_decode(data: bytes, header: Header) -> NDArray[np.uint16]:
