@@ -124,7 +124,7 @@ def test_the_guilty_are_named_and_the_innocent_converted(tmp_path, ill, capfd):
 
 def test_a_crash_fails_all_lesions_of_the_image_and_no_other(tmp_path, ill):
     shard = archive(tmp_path / "raw", [b"FINE", b"SEGV", b"FINE"])
-    box = {"geometry": "box", "xmin": 10.0, "ymin": 10.0, "xmax": 30.0, "ymax": 30.0}
+    box = {"geometry": "bbox", "xmin": 10.0, "ymin": 10.0, "xmax": 30.0, "ymax": 30.0}
     found = [
         {"dataset": "dicom_folder", "image_id": f"i{image:02}", "study_id": "s", "patient_id": f"p{image % 2}",
          "finding_id": f"i{image:02}_{number}", **box}
