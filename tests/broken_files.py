@@ -266,8 +266,8 @@ def deflate_bomb(megabytes: int) -> bytes:
     plain = to_bytes(ds)
     packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
     end = 144 + int.from_bytes(plain[140:144], "little")
-    body = [packer.compress(bytes(1 << 20)) for _ in range(megabytes)]
-    return plain[:end] + b"".join(body) + packer.flush()
+    block = packer.compress(bytes(1 << 20)) + packer.flush(zlib.Z_FULL_FLUSH)  # such blocks stand alone
+    return plain[:end] + block * megabytes + packer.flush()
 
 
 def broken_files(wholes: list[Whole], count: int, seed: int) -> Iterator[tuple[str, bytes, dict[str, Any]]]:

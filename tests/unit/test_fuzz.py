@@ -139,7 +139,7 @@ def test_what_is_no_file_or_would_fill_the_memory(tmp_path):
     with open(root / "endless", "wb") as file:
         file.truncate(1 << 40)  # takes no room on the disk
     (root / "bomb").write_bytes(deflate_bomb(1100))
-    (root / "film").write_bytes(gzip.compress(bytes(1100 << 20), 1))
+    (root / "film").write_bytes(gzip.compress(bytes(1 << 20)) * 1100)
     buffer = io.BytesIO()
     Image.new("L", (20_000, 20_000)).save(buffer, "PNG")
     (root / "poster").write_bytes(buffer.getvalue())
@@ -210,7 +210,7 @@ def test_files_without_permission(open_directory):
 def no_space(out, how):
     """A store with room for some pictures. Yields what to run before the job in its process."""
     if how == "file size":
-        yield "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, resource.RLIM_INFINITY))"
+        yield "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (25_000, resource.RLIM_INFINITY))"
         return
     (out / "store").mkdir(parents=True)
     mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(out / "store")]

@@ -23,6 +23,8 @@ rule convert_shard:
     threads: 2
     resources:
         mem_mb=memory_mb(600, 400),
+        # A resource, not a parameter: what does not change a pixel must not run a job again.
+        image_seconds=config["image_seconds"],
         runtime=runtime_minutes(120),
     params:
         root=dataset_root,
@@ -40,5 +42,6 @@ rule convert_shard:
             --ledger {output:q} \
             --settings {params.settings:q} \
             --threads {threads} \
+            --image-seconds {resources.image_seconds} \
             2>&1 | tee {log:q}
         """
