@@ -51,9 +51,9 @@ ILL = {
     b"LOCK": (hold_everything_up, "TookTooLong: no result of imagecodecs after 3 s"),
     b"KILL": (
         kill_itself,
-        "OutOfMemory: the system killed the process while imagecodecs decoded it; give",
+        "OutOfMemory: the system killed the process that imagecodecs was in (signal 9 (SIGKILL))",
     ),
-    b"HUGE": (ask_for_too_much, "OutOfMemory: there is not enough for imagecodecs to decode it"),
+    b"HUGE": (ask_for_too_much, "OutOfMemory: imagecodecs got no memory"),
     b"FINE": (lambda: None, None),
 }
 
@@ -155,7 +155,7 @@ def test_a_fault_of_ours_is_one_row_with_its_traceback_in_the_log(capfd):
     rows = supervise.run_supervised(
         work, range(5), lambda n, error: [("failed", {"n": n, "error": error.word})], 2, "x"
     )
-    assert rows[2]["error"] == "InternalError: KeyError: 'unforeseen'; please report this"
+    assert rows[2]["error"] == "InternalError: KeyError: 'unforeseen'"
     assert [row["n"] for row in rows] == list(range(5))
     assert "Traceback" in capfd.readouterr().err
 
@@ -261,3 +261,20 @@ def test_a_temporary_file_names_its_process(tmp_path):
         assert Path(handle.name).exists()
         assert f"-{os.getpid()}." in handle.name
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_status_says_what_each_reason_means(tmp_path, ill, capsys):
+    results = tmp_path / "results" / "dicom_folder"
+    shard = archive(tmp_path / "raw", [b"FINE", b"SEGV", b"ABRT"])
+    ledger = results / "convert" / shard.with_suffix(".parquet").name
+    call = command("convert", tmp_path / "raw", shard, tmp_path)
+    call[call.index("--ledger") + 1] = str(ledger)
+    assert cli.main(call) == 0
+    tables.write(tables.read(shard, "images"), results / "inventory" / "images.parquet")
+    tables.write(tables.read(shard, "images"), results / "shards" / shard.name)
+    capsys.readouterr()
+    assert cli.main(["status", "--results", str(tmp_path / "results")]) == 0
+    said = capsys.readouterr().out
+    assert "dicom_folder: 2 x DecoderCrashed: The decoder ended its process, also when this was its only image." in said
+    for kind in errors.DecodeError.__subclasses__():
+        assert errors.meaning(f"{kind.__name__}: something").endswith(".")

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from mammoflow import tables
 from mammoflow.errors import UserError
+from mammoflow.imaging.errors import meaning
 
 
 def ledger_paths(results: Path, dataset: str, stage: str) -> list[Path]:
@@ -87,6 +88,7 @@ def run(args: argparse.Namespace) -> None:
     console.print(view)
     for name, row in status.items():
         for reason, count in row["reasons"].items():
-            console.print(
-                f"{name}: {count} x {reason}; retry: snakemake -R $(python -m mammoflow failed-shards {name})"
-            )
+            console.print(f"{name}: {count} x {reason}: {meaning(reason)}", soft_wrap=True)
+        if row["reasons"]:
+            retry = f"snakemake -R $(python -m mammoflow failed-shards {name})"
+            console.print(f"{name}: each image with its error: quarantine.csv. Try again: {retry}", soft_wrap=True)

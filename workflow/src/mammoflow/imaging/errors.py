@@ -67,20 +67,26 @@ class NoBox(DecodeError):
 
 
 class DecoderCrashed(DecodeError):
-    """The process ended while this image was decoded, twice; the second time it had no other image."""
+    """The decoder ended its process, also when this was its only image."""
 
 
 class TookTooLong(DecodeError):
-    """Decoding did not end within ``image_seconds``, twice."""
+    """Decoding did not end within image_seconds, also when this was the only image."""
 
 
 class OutOfMemory(DecodeError):
-    """There was not enough memory for this image, also when it was the only one."""
+    """There was not enough memory, also when this was the only image: give the job more, or leave the image out."""
 
 
 class StoreUnwritable(DecodeError):
-    """The store could not be written (a full disk, say), so that the run stopped. Nothing is wrong with the image."""
+    """The store could not be written (a full disk, say); nothing is wrong with the image."""
 
 
 class InternalError(DecodeError):
-    """A fault of the converter, found by this image; its log holds the traceback."""
+    """A fault of mammoflow that this image found: please report it, with the traceback of the log."""
+
+
+def meaning(word: str) -> str:
+    """One sentence on a ledger's ``error``, by its class; empty for a word that is none of these."""
+    name = word.partition(":")[0]
+    return next((" ".join(kind.__doc__.split()) for kind in DecodeError.__subclasses__() if kind.__name__ == name), "")

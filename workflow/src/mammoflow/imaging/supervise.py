@@ -159,7 +159,7 @@ class _Worker:
                     self._in_hand[index].decoder = value
                 elif kind == "memory":
                     decoder = self._in_hand.pop(index).decoder
-                    self.suspects[index] = OutOfMemory(f"there is not enough for {decoder} to decode it")
+                    self.suspects[index] = OutOfMemory(f"{decoder} got no memory")
                 elif kind == "store":
                     raise StoreUnwritable(value)
                 else:
@@ -201,9 +201,7 @@ class _Worker:
             if self._overdue:
                 self.suspects[index] = TookTooLong(f"no result of {job.decoder} after {seconds:g} s")
             elif self.killed:
-                self.suspects[index] = OutOfMemory(
-                    f"the system killed the process while {job.decoder} decoded it; give the job more memory (mem_mb)"
-                )
+                self.suspects[index] = OutOfMemory(f"the system killed the process that {job.decoder} was in ({how})")
             else:
                 self.suspects[index] = DecoderCrashed(f"{job.decoder} ended its process with {how}")
 
@@ -247,7 +245,7 @@ def _serve(
             send("store", index, f"{error.filename or 'the store'}: {error.strerror or error}")
         except Exception as error:
             traceback.print_exc()
-            send("done", index, InternalError(f"{type(error).__name__}: {error}; please report this"))
+            send("done", index, InternalError(f"{type(error).__name__}: {error}"))
         else:
             send("done", index, rows)
 
