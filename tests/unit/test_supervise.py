@@ -1,8 +1,10 @@
 """Decoders that really crash, hang or eat the memory: the guilty image is a failed row, the innocent are converted."""
 
 import ctypes
+import faulthandler
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -59,6 +61,7 @@ ILL = {
 
 
 def ill_decoder(stream, **options):
+    faulthandler.disable()  # pytest's, in the worker: it would print pages
     ILL.get(bytes(stream)[-4:], ILL[b"FINE"])[0]()
     return imagecodecs.jpegls_decode(stream, **options)
 
@@ -119,7 +122,9 @@ def test_the_guilty_are_named_and_the_innocent_converted(tmp_path, ill, capfd):
     assert not temporary_files(tmp_path)
     said = capfd.readouterr().err
     assert f"convert dicom_folder 0000-of-0001: done={len(marks) - 7} reused=0 failed=7" in said
-    assert "the worker ended with signal 11 (SIGSEGV); " in said
+    assert re.search(
+        r"the worker ended with signal \d+ \(SIG\w+\); \d images that it had in hand are tried again", said
+    )
 
 
 def test_a_crash_fails_all_lesions_of_the_image_and_no_other(tmp_path, ill):
@@ -184,8 +189,8 @@ def test_a_worker_that_is_told_to_end_is_no_fault_of_an_image():
 
 
 def test_a_worker_that_cannot_begin_ends_the_run(monkeypatch):
-    monkeypatch.setattr(supervise, "_limit_memory", lambda _: os.abort())
-    with pytest.raises(UserError, match=r"SIGABRT.* before it began an image"):
+    monkeypatch.setattr(supervise, "_limit_memory", lambda _: os._exit(9))
+    with pytest.raises(UserError, match="status 9 before it began an image"):
         list(supervise.supervise(lambda _: [], [0]))
 
 
