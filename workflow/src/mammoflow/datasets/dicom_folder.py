@@ -83,6 +83,8 @@ def dicom_files(root: Path) -> list[Path]:
 
 
 def _has_preamble(path: Path) -> bool:
+    if not path.is_file():  # opening a pipe would wait for its writer
+        return False
     try:
         with path.open("rb") as handle:
             return handle.read(132)[128:] == b"DICM"
