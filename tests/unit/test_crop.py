@@ -141,11 +141,17 @@ def test_a_box_is_cut_from_the_original_pixels_by_the_same_window(archive, tmp_p
 
 def test_all_findings_of_an_image_cost_one_reading(archive, tmp_path, monkeypatch):
     root, images = archive
-    read, seen = decode.read_listed, []
-    monkeypatch.setattr(crop, "read_listed", lambda image, root: seen.append(image["image_id"]) or read(image, root))
+    read, seen = decode.read_listed, tmp_path / "seen"
+
+    def telling(image, root):
+        with open(seen, "a") as file:  # the worker is another process
+            file.write(image["image_id"])
+        return read(image, root)
+
+    monkeypatch.setattr(crop, "read_listed", telling)
     findings = findings_table(*(finding_row(f"f{n}", box=(n, n, n + 20, n + 20)) for n in range(5)))
     assert len(run(root, images, findings, tmp_path / "store")) == 5
-    assert seen == ["image0"]
+    assert seen.read_text() == "image0"
 
 
 def test_findings_without_geometry_have_no_row(archive, tmp_path):

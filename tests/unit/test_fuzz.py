@@ -7,9 +7,11 @@ import multiprocessing
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +129,15 @@ def test_whole_files_are_converted(tmp_path, wholes):
 # --- the file system --------------------------------------------------------------------------------------------------
 
 
+def png_of_size(height, width):
+    """A PNG that announces a size (PNG specification, section 11.2.1) and holds one pixel."""
+    buffer = io.BytesIO()
+    Image.new("L", (1, 1)).save(buffer, "PNG")
+    data = buffer.getvalue()
+    header = b"IHDR" + struct.pack(">II", width, height) + data[24:29]
+    return data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:]
+
+
 def test_what_is_no_file_or_would_fill_the_memory(tmp_path):
     root = tmp_path / "raw"
     (root / "folder").mkdir(parents=True)
@@ -140,9 +151,7 @@ def test_what_is_no_file_or_would_fill_the_memory(tmp_path):
         file.truncate(1 << 40)  # takes no room on the disk
     (root / "bomb").write_bytes(deflate_bomb(1100))
     (root / "film").write_bytes(gzip.compress(bytes(1 << 20)) * 1100)
-    buffer = io.BytesIO()
-    Image.new("L", (20_000, 20_000)).save(buffer, "PNG")
-    (root / "poster").write_bytes(buffer.getvalue())
+    (root / "poster").write_bytes(png_of_size(20_000, 20_000))
     film = {"file_format": "ljpeg", "height": 97, "width": 61, "bits_stored": 12, "machine": "LUMISYS"}
     expected = {
         "folder": "UnreadableFile", "loop": "UnreadableFile", "circle_a": "UnreadableFile",
