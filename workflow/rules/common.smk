@@ -49,6 +49,20 @@ def shard_names(ds):
     return [f"{index:04d}-of-{count:04d}" for index in range(count)]
 
 
+# For every job that reads a shard Snakemake looks through all outputs of the job that wrote it. One dealing job for all
+# shards would make the plan's time grow with their square.
+SHARDS_PER_DEAL = 64
+
+
+def deal_blocks():
+    """(dataset, slice of its shard names) of each dealing job."""
+    return [
+        (ds, slice(start, min(start + SHARDS_PER_DEAL, section["shards"])))
+        for ds, section in config["datasets"].items()
+        for start in range(0, section["shards"], SHARDS_PER_DEAL)
+    ]
+
+
 def dataset_files(name, datasets=None):
     return [f"{config['results']}/{ds}/{name}" for ds in datasets or config["datasets"]]
 

@@ -40,22 +40,22 @@ rule list_archive:
         """
 
 
-# One rule per dataset, since the number of files that a rule writes must be known when it is read.
-for dataset_name in config["datasets"]:
+# One rule per block of shards, since the files that a rule writes must be known when it is read.
+for dataset_name, block in deal_blocks():
 
     rule:
         name:
-            f"deal_{dataset_name}"
+            f"deal_{dataset_name}" if block.start == 0 else f"deal_{dataset_name}_{block.start:04d}"
         input:
             images=f"<results>/{dataset_name}/inventory/images.parquet",
             findings=f"<results>/{dataset_name}/inventory/findings.parquet",
         output:
-            images=expand("<results>/{ds}/shards/{shard}.csv", ds=dataset_name, shard=shard_names(dataset_name)),
+            images=expand("<results>/{ds}/shards/{shard}.csv", ds=dataset_name, shard=shard_names(dataset_name)[block]),
             findings=expand(
-                "<results>/{ds}/shards/{shard}.findings.csv", ds=dataset_name, shard=shard_names(dataset_name)
+                "<results>/{ds}/shards/{shard}.findings.csv", ds=dataset_name, shard=shard_names(dataset_name)[block]
             ),
         log:
-            f"<results>/logs/shards/{dataset_name}.log",
+            f"<results>/logs/shards/{dataset_name}-{block.start:04d}.log",
         conda:
             "../../envs/convert.yaml"
         resources:
@@ -64,6 +64,8 @@ for dataset_name in config["datasets"]:
         params:
             ds=dataset_name,
             shards=len(shard_names(dataset_name)),
+            first=block.start,
+            last=block.stop - 1,
             max_images=config["datasets"][dataset_name]["max_images"] or 0,
             inventory=subpath(input.images, parent=True),
             out=lambda wildcards, output: str(Path(output.images[0]).parent),
@@ -76,6 +78,8 @@ for dataset_name in config["datasets"]:
                 --inventory {params.inventory:q} \
                 --out {params.out:q} \
                 --shards {params.shards} \
+                --first {params.first} \
+                --last {params.last} \
                 --max-images {params.max_images} \
                 2>&1 | tee {log:q}
             """

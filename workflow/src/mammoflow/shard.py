@@ -20,6 +20,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--inventory", required=True, type=Path, help="directory that `mammoflow inventory` wrote")
     parser.add_argument("--out", required=True, type=Path, help="directory for the shard files")
     parser.add_argument("--shards", required=True, type=int, metavar="N", help="number of shards, 1 to 9999")
+    parser.add_argument("--first", default=0, type=int, metavar="K", help="write the shards from number K on (from 0)")
+    parser.add_argument("--last", default=None, type=int, metavar="K", help="write the shards up to number K (all)")
     parser.add_argument(
         "--max-images", default=0, type=int, metavar="M", help="whole patients until about M images; 0 takes all"
     )
@@ -31,6 +33,9 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(
             f"--shards {args.shards} is not a number from 1 to 9999: correct datasets.{args.dataset}.shards"
         )
+    last = args.shards - 1 if args.last is None else args.last
+    if not 0 <= args.first <= last < args.shards:
+        raise UserError(f"--first {args.first} --last {last}: name shards from 0 to {args.shards - 1}, in this order")
     images = tables.read(args.inventory / "images.parquet", "images")
     findings = tables.read(args.inventory / "findings.parquet", "findings")
     if not (images["dataset"] == args.dataset).all():
@@ -39,11 +44,16 @@ def run(args: argparse.Namespace) -> None:
     shards = dealt["patient_id"].map(lambda patient: shard_of(patient, args.shards))
     by_image = dict(zip(dealt["image_id"], shards, strict=True))
     homes = findings["image_id"].map(by_image)  # NA: the finding's image is not dealt
-    for number in range(args.shards):
+    for number in range(args.first, last + 1):
         name = shard_name(number, args.shards)
         tables.write(dealt[shards == number], args.out / f"{name}.csv")
         tables.write(findings[(homes == number).fillna(False)], args.out / f"{name}.findings.csv")
-    print(f"{args.dataset}: {len(dealt)} images of {dealt['patient_id'].nunique()} patients in {args.shards} shards")
+    written = dealt[shards.between(args.first, last)]
+    which = f"{last + 1 - args.first} of " if last + 1 - args.first < args.shards else ""
+    print(
+        f"{args.dataset}: {len(written)} images of {written['patient_id'].nunique()} patients "
+        f"in {which}{args.shards} shards"
+    )
 
 
 def shard_name(number: int, count: int) -> str:
