@@ -16,9 +16,9 @@ from pathlib import Path
 import pandas as pd
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "workflow" / "src")]
-from mammoflow import convert, phantom, settings
-from mammoflow.costs import rates
-from mammoflow.inventory import take_inventory
+from mammoflow import convert, phantom, settings  # noqa: E402
+from mammoflow.costs import rates  # noqa: E402
+from mammoflow.inventory import take_inventory  # noqa: E402
 
 ARCHIVES = ("rsna", "vindr_mammo", "ddsm", "mias")
 

@@ -28,8 +28,8 @@ def resolved(folder, **sections):
 def write_inventory(results, dataset, patients, views=4, megabytes=2.0, syntax="1.2.840.10008.1.2.4.90"):
     rows = [
         {
-            "dataset": dataset, "image_id": f"p{patient}_{view}", "study_id": f"p{patient}", "patient_id": f"p{patient}",
-            "group_id": f"{dataset}|p{patient}", "path": f"p{patient}/{view}.dcm", "file_format": "dicom",
+            "dataset": dataset, "image_id": f"p{patient}_{view}", "study_id": f"p{patient}",
+            "patient_id": f"p{patient}", "group_id": f"{dataset}|p{patient}", "path": f"p{patient}/{view}.dcm", "file_format": "dicom",
             "transfer_syntax": syntax, "source_size": round(megabytes * 1e6), "source_mtime_ns": 1, "use": "labelled",
         }
         for patient in range(patients)
@@ -212,7 +212,7 @@ def test_the_command_prints_text_and_json(tmp_path, capsys):
     assert main(["plan", "--config", str(tmp_path / "c.yaml"), "--json"]) == 0
     costs = json.loads(capsys.readouterr().out)
     assert costs["total"]["images"] == 322
-    assert np.isfinite([value for value in costs["total"].values()]).all()
+    assert np.isfinite(list(costs["total"].values())).all()
     assert len(tables_of(costs)) == 4
 
 

@@ -23,7 +23,7 @@ SIZES = {
     "mias": Size(0.338, "uncompressed", 119),
     # The competition's data page. JPEG 2000 and JPEG lossless are mixed: taken as JPEG 2000, the slow one.
     "rsna": Size(314.0, "jpeg2000", 0),
-    # PhysioNet's page. 16.9 MB a file is nearly rows x columns x 2 bytes, so uncompressed. 11 % of the images have a box.
+    # PhysioNet's page. 16.9 MB a file is nearly rows x columns x 2 bytes, so uncompressed. 11 % of images have a box.
     "vindr_mammo": Size(338.0, "uncompressed", 2200),
     "cmmd": Size(22.86, "uncompressed", 0),  # IDC index v25
     "tcga_brca": Size(88.1, "uncompressed", 0),  # IDC index v25: 87.7 GB of MR and 0.4 GB of mammograms

@@ -1,4 +1,4 @@
-"""Costs of datasets, cohorts and runs of a resolved configuration. Gigabytes are 1e9 bytes, hours are of one core or GPU."""
+"""Costs of datasets, cohorts and runs of a configuration. Gigabytes are 1e9 bytes, hours are of one core or GPU."""
 
 import math
 import os
@@ -41,8 +41,8 @@ def plan(config: dict[str, Any]) -> dict[str, Any]:
     results_gb = sum(row["write_gb_left"] or 0 for row in packs.values())
     disks = free_space([(config["store"], store_gb), (config["results"], results_gb)])
     notes += [
-        f"{disk['path']}: {disk['need_gb']:.1f} GB are needed and {disk['free_gb']:.1f} GB are free: make room, or name "
-        "another directory for `store` and `results`"
+        f"{disk['path']}: {disk['need_gb']:.1f} GB are needed and {disk['free_gb']:.1f} GB are free: make room, or "
+        "name another directory for `store` and `results`"
         for disk in disks
         if disk["need_gb"] > disk["free_gb"]
     ]
@@ -199,7 +199,7 @@ def cohort_cost(
     measured = rates.job_hours(Path(config["results"]), "cohort", name)
     compares = section["near_duplicates"] != "ignore"
     hours = measured.value if measured else images * compares * rates.SECONDS_PER_COMPARED_IMAGE / 3600
-    share = {split: share for split, share in section["splits"].items()}
+    share = section["splits"]
     train, val = round(images * share["train"]), round(images * share["val"])
     if (folder / "manifest.parquet").is_file():
         split = tables.read(folder / "manifest.parquet", "manifest")["split"]
