@@ -13,7 +13,7 @@ from mammoflow.cli import main
 from mammoflow.costs import estimate, rates
 from mammoflow.costs.archives import SIZES
 from mammoflow.datasets.catalog import ARCHIVES
-from mammoflow.plan import duration, number, read_config, tables_of
+from mammoflow.plan import duration, number, tables_of
 from mammoflow.shard import shard_of
 
 RUN = {"cohort": "main", "image_size": [1024, 512], "epochs": 10}
@@ -29,8 +29,10 @@ def write_inventory(results, dataset, patients, views=4, megabytes=2.0, syntax="
     rows = [
         {
             "dataset": dataset, "image_id": f"p{patient}_{view}", "study_id": f"p{patient}",
-            "patient_id": f"p{patient}", "group_id": f"{dataset}|p{patient}", "path": f"p{patient}/{view}.dcm", "file_format": "dicom",
-            "transfer_syntax": syntax, "source_size": round(megabytes * 1e6), "source_mtime_ns": 1, "use": "labelled",
+            "patient_id": f"p{patient}", "group_id": f"{dataset}|p{patient}", "path": f"p{patient}/{view}.dcm",
+            "file_format": "dicom", "transfer_syntax": syntax,
+            "source_size": round(megabytes * 1e6), "source_mtime_ns": 1,
+            "use": "labelled",
         }
         for patient in range(patients)
         for view in range(views)
@@ -226,4 +228,4 @@ def test_a_missing_or_broken_configuration_is_one_sentence(tmp_path, capsys):
 
 def test_the_default_configuration_and_the_examples_can_be_planned(repository):
     for path in [repository / "config" / "config.yaml", *sorted((repository / "config").glob("*/*.yaml"))]:
-        assert estimate.plan(read_config(path))["total"]["images"] > 0
+        assert estimate.plan(settings.read_config(path))["total"]["images"] > 0

@@ -38,7 +38,7 @@ COMMANDS = {
     "report": ("mammoflow.report", "write the self-contained HTML report"),
     "status": ("mammoflow.status", "what is done, failed and quarantined per dataset"),
     "plan": ("mammoflow.plan", "what a configuration will cost: images, GB, core-hours, GPU-hours"),
-    "check-cluster": ("mammoflow.cluster", "will this configuration run on this SLURM cluster? Says so in a second"),
+    "check-cluster": ("mammoflow.preflight", "will this configuration run on this SLURM cluster? Says so in a second"),
     "failed-shards": ("mammoflow.failed_shards", "ledgers that hold failed images, for snakemake -R"),
     "headline": ("mammoflow.headline", "print the main result of each run"),
     "config-reference": ("mammoflow.config_reference", "write the table of keys in config/README.md"),

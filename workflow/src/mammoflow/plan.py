@@ -9,26 +9,23 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mammoflow import settings
 from mammoflow.costs.estimate import plan
-from mammoflow.errors import UserError
-
-DEFAULT = Path("config/config.yaml")
 
 Rows = tuple[str, list[str], list[list[str]]]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    parser.add_argument("--config", type=Path, default=DEFAULT, metavar="YAML", help=f"configuration ({DEFAULT})")
+    parser.add_argument(
+        "--config", type=Path, default=settings.DEFAULT, metavar="YAML", help="configuration (default %(default)s)"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
 
 
 def run(args: argparse.Namespace) -> None:
     """Print the plan."""
-    costs = plan(read_config(args.config))
+    costs = plan(settings.read_config(args.config))
     if args.json:
         print(json.dumps(costs, indent=2))
     elif sys.stdout.isatty():
@@ -36,19 +33,6 @@ def run(args: argparse.Namespace) -> None:
     else:
         print("\n\n".join(_plain(*rows) for rows in tables_of(costs)))
         print("\n" + "\n".join(costs["notes"]))
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """The resolved configuration of a YAML file. Raises UserError where it cannot be read or is wrong."""
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): name your configuration with --config") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {error}") from None
-    if not isinstance(config, dict):
-        raise UserError(f"{path} is not a configuration: it must hold keys such as `datasets:`")
-    return settings.check_references(settings.resolve(config, str(path)), str(path))
 
 
 def tables_of(costs: dict[str, Any]) -> list[Rows]:

@@ -19,6 +19,7 @@ from jsonschema.exceptions import ValidationError
 from mammoflow.datasets import archive
 from mammoflow.errors import UserError
 
+DEFAULT = Path("config/config.yaml")
 SCHEMA_PATH = Path(__file__).resolve().parents[2] / "schemas" / "config.schema.yaml"
 
 # Raise a number when the same settings give different results: it enters the recipe, so that everything made by the
@@ -113,6 +114,19 @@ def check_references(config: dict[str, Any], where: str = "config") -> dict[str,
                 f"{run['processes']} processes; take a multiple of {run['processes']}"
             )
     return config
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The resolved configuration of a YAML file. Raises UserError where it cannot be read or is wrong."""
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): name your configuration with --config") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{path} is not a configuration: it must hold keys such as `datasets:`")
+    return check_references(resolve(config, str(path)), str(path))
 
 
 def _resolve(values: Any, rules: dict[str, Any], where: str) -> dict[str, Any]:

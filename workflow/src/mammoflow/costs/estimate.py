@@ -9,14 +9,11 @@ from typing import Any
 import pandas as pd
 
 from mammoflow import tables
-from mammoflow.costs import rates
+from mammoflow.costs import CONVERT_LIMIT_MINUTES, CONVERT_THREADS, rates
 from mammoflow.costs.archives import SIZES
 from mammoflow.datasets import archive
 from mammoflow.shard import choose, shard_of
 
-# What the rules ask for (workflow/rules/convert.smk; a test compares).
-CONVERT_THREADS = 2
-CONVERT_LIMIT_MINUTES = 120
 GOOD_SHARD_MINUTES = 20
 
 
