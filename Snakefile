@@ -30,6 +30,13 @@ pathvars:
     store=config["store"],
 
 
+report: "workflow/report/workflow.rst"
+
+
+# With `--sdm apptainer` every job runs in this image, which a person builds: containers/mammoflow.def.
+container: str(Path(workflow.basedir) / "containers" / "mammoflow.sif")
+
+
 include: "workflow/rules/inventory.smk"
 include: "workflow/rules/convert.smk"
 include: "workflow/rules/crop.smk"

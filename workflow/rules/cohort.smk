@@ -18,7 +18,12 @@ checkpoint freeze_cohort:
         findings="<results>/cohorts/{cohort}/findings.parquet",
         audit="<results>/cohorts/{cohort}/audit.json",
         balance="<results>/cohorts/{cohort}/balance.csv",
-        page="<results>/cohorts/{cohort}/balance.html",
+        page=report(
+            "<results>/cohorts/{cohort}/balance.html",
+            caption="../report/balance.rst",
+            category="Splits",
+            labels={"cohort": "{cohort}"},
+        ),
         digest="<results>/cohorts/{cohort}/digest.json",
     log:
         "<results>/logs/cohort/{cohort}.log",

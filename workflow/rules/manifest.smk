@@ -18,7 +18,12 @@ rule write_manifest:
         manifest="<results>/{ds}/manifest.parquet",
         csv="<results>/{ds}/manifest.csv",
         findings="<results>/{ds}/findings.parquet",
-        quarantine="<results>/{ds}/quarantine.csv",
+        quarantine=report(
+            "<results>/{ds}/quarantine.csv",
+            caption="../report/quarantine.rst",
+            category="Archives",
+            labels={"archive": "{ds}", "table": "images that could not be read"},
+        ),
         summary="<results>/{ds}/summary.json",
     log:
         "<results>/logs/manifest/{ds}.log",

@@ -17,6 +17,7 @@ rule write_report:
             "<results>/report/index.html",
             caption="../report/report.rst",
             category="Report",
+            labels={"page": "everything on one page"},
         ),
     log:
         "<results>/logs/report.log",

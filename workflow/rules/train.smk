@@ -17,7 +17,12 @@ rule train_fold:
         pack=run_pack_index,
     output:
         weights="<results>/runs/{run}/{fold}/weights.safetensors",
-        metrics="<results>/runs/{run}/{fold}/metrics.csv",
+        metrics=report(
+            "<results>/runs/{run}/{fold}/metrics.csv",
+            caption="../report/training.rst",
+            category="Training",
+            labels={"run": "{run}", "fold": "{fold}"},
+        ),
         record="<results>/runs/{run}/{fold}/train.json",
     log:
         "<results>/logs/train/{run}/{fold}.log",
