@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -96,6 +97,17 @@ def test_no_patient_stands_on_two_sides(finished: Workflow) -> None:
 def test_a_second_run_plans_nothing(finished: Workflow) -> None:
     assert finished.planned() == {}
     assert finished.planned() == {}
+
+
+def test_snakemakes_own_report_shows_what_the_rules_mark(finished: Workflow) -> None:
+    """Made without a network, and complete in itself."""
+    output = finished.run("--report", "report.html")
+    for name in ("index.html", "balance.html", "metrics.csv", "quarantine.csv"):
+        assert f"Adding {name}" in output
+    page = (finished.directory / "report.html").read_text(encoding="utf-8")
+    for category in ("Archives", "Splits", "Training", "Metrics"):
+        assert f'"{category}"' in page
+    assert not re.search(r"<(?:script|link|img)[^>]+(?:src|href)=.?https?:", page)
 
 
 def test_status_counts_what_is_done(finished: Workflow) -> None:
