@@ -29,7 +29,7 @@ CONDA_NAMES = {
 BY_NAME = "mammoflow.datasets.adapter"
 ADAPTERS = [f"mammoflow.datasets.{path.stem}" for path in (SOURCE / "mammoflow" / "datasets").glob("*.py")]
 # Hard dependencies of a package that is named.
-COMES_WITH = {"markupsafe": "jinja2", "threadpoolctl": "scikit-learn"}
+COMES_WITH = {"markupsafe": "jinja2", "threadpoolctl": "scikit-learn", "yte": "snakemake-minimal"}
 # Reached through pandas, which does not import them by itself.
 THROUGH_PANDAS = {"read_parquet": "pyarrow", "to_parquet": "pyarrow", "read_excel": "openpyxl"}
 
@@ -115,6 +115,17 @@ def test_the_environment_of_a_stage_has_what_it_imports(module, environment):
         if CONDA_NAMES.get(name, name) not in packages and COMES_WITH.get(name) not in packages
     }
     assert not missing, f"envs/{environment}.yaml lacks {', '.join(sorted(missing))}"
+
+
+@pytest.mark.parametrize(
+    "module", ["mammoflow.settings", "mammoflow.files", "mammoflow.datasets", "mammoflow.preflight"]
+)
+def test_what_the_snakefile_and_the_check_need_is_where_snakemake_runs(module):
+    """The environment of Snakemake has no numpy and no pandas of ours: every job reads the Snakefile anew."""
+    lines = yaml.safe_load((ENVS / "snakemake.yaml").read_text(encoding="utf-8"))["dependencies"]
+    packages = {re.split(r"[ =]", line)[0] for line in lines}
+    missing = {name for name in third_party(module) if CONDA_NAMES.get(name, name) not in packages}
+    assert {name for name in missing if COMES_WITH.get(name) not in packages} == set()
 
 
 def test_the_decoders_that_pydicom_finds_by_name_are_in_the_conversion_environment():

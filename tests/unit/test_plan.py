@@ -77,7 +77,7 @@ def test_every_archive_has_a_size_and_a_known_coding():
 def test_before_any_inventory_the_published_counts_stand_and_the_plan_says_so(tmp_path):
     costs = estimate.plan(resolved(tmp_path, datasets={"rsna": {"shards": 140}, "bcdr": {}}))
     row = costs["datasets"]["rsna"]
-    assert (row["images"], row["images_done"], row["source"]) == (54706, 0, "published counts")
+    assert (row["images"], row["images_done"], row["source"]) == (54706, 0, "published")
     assert row["read_gb"] == pytest.approx(314, rel=1e-3)
     assert row["core_hours"] == row["core_hours_left"]
     assert costs["datasets"]["bcdr"]["images"] is None
@@ -140,6 +140,11 @@ def test_lesions_are_decoded_twice_only_where_they_are_marked(tmp_path):
     costs = estimate.plan(resolved(tmp_path, datasets={"cbis_ddsm": {}, "rsna": {}}))["datasets"]
     assert costs["cbis_ddsm"]["read_gb"] == pytest.approx(2 * 102.6, rel=1e-3)  # each film has a lesion
     assert costs["rsna"]["read_gb"] == pytest.approx(314, rel=1e-3)  # none has
+
+
+def test_small_images_are_not_enlarged(tmp_path):
+    row = estimate.plan(resolved(tmp_path, datasets={"mias": {}}))["datasets"]["mias"]
+    assert row["write_gb"] <= 0.338 + 119 * rates.CROP_BYTES / 1e9
 
 
 def test_training_hours_follow_epochs_folds_and_devices(tmp_path):

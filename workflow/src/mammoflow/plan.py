@@ -48,7 +48,7 @@ def tables_of(costs: dict[str, Any]) -> list[Rows]:
             number(row["write_gb"], 1),
             number(row["core_hours"], 1),
             number(row["core_hours_left"], 1),
-            f"{row['source']}, {row['rate_source'] or 'unknown'}",
+            ", ".join(filter(None, [row["source"], row["rate_source"]])),
         ]
         for name, row in costs["datasets"].items()
     ]
@@ -59,9 +59,7 @@ def tables_of(costs: dict[str, Any]) -> list[Rows]:
             f"{kind} {name}",
             number(row["images"]) if "images" in row else f"{row['folds']} folds x {row['epochs']} epochs",
             _state(row),
-            number(row.get("write_gb"), 1),
-            number(row.get("core_hours"), 1),
-            number(row.get("gpu_hours"), 1),
+            *(number(row[key], 1) if key in row else "" for key in ("write_gb", "core_hours", "gpu_hours")),
             number(row.get("gpu_hours_left", row.get("core_hours_left")), 1),
             row["rate_source"].split(";")[0],
         ]

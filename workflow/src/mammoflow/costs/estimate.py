@@ -57,7 +57,7 @@ def dataset_cost(name: str, section: dict[str, Any], config: dict[str, Any], not
     if images is None:
         images = published_images(name, section["max_images"])
     row: dict[str, Any] = dict.fromkeys(_DATASET_KEYS)
-    row.update(shards=shards, source="published counts" if not _has_inventory(results, name) else "inventory")
+    row.update(shards=shards, source="inventory" if _has_inventory(results, name) else "published")
     if images is None:
         return row
 
@@ -65,7 +65,9 @@ def dataset_cost(name: str, section: dict[str, Any], config: dict[str, Any], not
     seconds = images["seconds"] if known.seconds is None else pd.Series(known.seconds, images.index)
     done = images["image_id"].isin(known.ids)
     lesions = images["lesion"] if archive(name).localised else pd.Series(False, images.index)
-    png = known.written_bytes or _png_bytes(config["convert"])
+    # Images are never enlarged, so that a small one gives no more bytes than it has.
+    assumed = (images["megabytes"] * 1e6).clip(upper=_png_bytes(config["convert"]))
+    png = assumed if known.written_bytes is None else pd.Series(known.written_bytes, images.index)
     crop_seconds = float(seconds[lesions].sum())
     crops_done = all((results / name / "crop" / path).is_file() for path in _ledger_names(shards))
     hours = (len(images) * rates.SECONDS_PER_HEADER + seconds.sum() + crop_seconds) / 3600
@@ -83,8 +85,8 @@ def dataset_cost(name: str, section: dict[str, Any], config: dict[str, Any], not
         shards_done=known.shards_done,
         longest_shard_minutes=round(longest, 1),
         read_gb=_gb(megabytes.sum() + megabytes[lesions].sum(), 1e6),
-        write_gb=_gb(len(images) * png + lesions.sum() * rates.CROP_BYTES),
-        write_gb_left=_gb((~done).sum() * png + (0 if crops_done else lesions.sum() * rates.CROP_BYTES)),
+        write_gb=_gb(png.sum() + lesions.sum() * rates.CROP_BYTES),
+        write_gb_left=_gb(png[~done].sum() + (0 if crops_done else lesions.sum() * rates.CROP_BYTES)),
         core_hours=round(hours, 3),
         core_hours_left=round(left, 3),
         seconds_per_image=round(float(seconds.mean()), 4) if len(images) else None,

@@ -21,7 +21,7 @@ SECONDS_PER_IMAGE = 0.04
 SECONDS_PER_MB_READ = 0.01  # two threads that share 200 MB/s of a network filesystem: a job cannot be faster than this
 SECONDS_PER_HEADER = 0.01  # inventory
 SECONDS_PER_PACKED_IMAGE = 0.06  # read a 16-bit PNG, resize, compress
-SECONDS_PER_COMPARED_IMAGE = 0.15  # cohort: read, fingerprint, compare with its neighbours
+SECONDS_PER_COMPARED_IMAGE = 0.05  # cohort: 22 ms to hash a picture (docs/benchmarks.md), and to read it
 
 # Bytes per pixel of what is written. PNG by its bits; a packed image is 8 bits, compressed with zstd.
 PNG_BYTES_PER_PIXEL = {8: 0.35, 16: 1.02}
