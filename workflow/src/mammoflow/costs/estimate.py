@@ -1,11 +1,11 @@
 """Costs of datasets, cohorts and runs of a configuration. Gigabytes are 1e9 bytes, hours are of one core or GPU."""
 
-import math
 import os
 import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from mammoflow import tables
@@ -76,7 +76,8 @@ def dataset_cost(name: str, section: dict[str, Any], config: dict[str, Any], not
         + seconds[~done].sum()
         + (0 if crops_done else crop_seconds)
     ) / 3600
-    per_shard = seconds.groupby(images["patient_id"].map(lambda patient: shard_of(patient, shards))).sum()
+    homes = {patient: shard_of(patient, shards) for patient in images["patient_id"].unique()}
+    per_shard = seconds.groupby(images["patient_id"].map(homes)).sum()
     longest = float(per_shard.max()) / CONVERT_THREADS / 60 if len(per_shard) else 0.0
     megabytes = images["megabytes"]
     row.update(
@@ -131,20 +132,30 @@ def listed_images(results: Path, name: str, max_images: int | None) -> pd.DataFr
     )
 
 
+def is_published(name: str) -> bool:
+    """Whether the archive's number of images and of bytes are known."""
+    return "images" in archive(name).expected and SIZES[name].gigabytes is not None
+
+
 def published_images(name: str, max_images: int | None) -> pd.DataFrame | None:
     """Made-up rows of the published counts, in the columns of :func:`listed_images`; None where there are no counts."""
     expected, size = archive(name).expected, SIZES[name]
-    if "images" not in expected or size.gigabytes is None:
+    if not is_published(name):
         return None
     count = expected["images"]
     each = size.gigabytes * 1000 / count
     views = max(1, round(count / expected.get("patients", count / 4)))
-    rows = pd.DataFrame({"image_id": [f"image{number}" for number in range(count)]})
-    rows["patient_id"] = [f"patient{number // views}" for number in range(count)]
-    rows["megabytes"] = each
-    rows["seconds"] = rates.image_seconds(each, size.coding)
+    numbers = np.arange(count)
     share = (size.lesion_images or 0) / count
-    rows["lesion"] = [math.floor((number + 1) * share) > math.floor(number * share) for number in range(count)]
+    rows = pd.DataFrame(
+        {
+            "image_id": "image" + pd.Series(numbers.astype(str)),
+            "patient_id": "patient" + pd.Series((numbers // views).astype(str)),
+            "megabytes": each,
+            "seconds": rates.image_seconds(each, size.coding),
+            "lesion": np.floor((numbers + 1) * share) > np.floor(numbers * share),  # spread evenly
+        }
+    )
     return rows.head(max_images) if max_images else rows
 
 
@@ -160,7 +171,7 @@ def _ledger_names(shards: int) -> list[str]:
 def no_inventory(config: dict[str, Any]) -> list[str]:
     """Sentences on the datasets that are not listed yet."""
     missing = [name for name in config["datasets"] if not _has_inventory(Path(config["results"]), name)]
-    guessed = [name for name in missing if published_images(name, None) is not None]
+    guessed = [name for name in missing if is_published(name)]
     unknown = [name for name in missing if name not in guessed]
     notes = []
     if guessed:
