@@ -37,6 +37,7 @@ report: "workflow/report/workflow.rst"
 container: str(Path(workflow.basedir) / "containers" / "mammoflow.sif")
 
 
+include: "workflow/rules/collect.smk"
 include: "workflow/rules/inventory.smk"
 include: "workflow/rules/convert.smk"
 include: "workflow/rules/crop.smk"

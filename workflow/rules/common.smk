@@ -37,10 +37,19 @@ def as_json(values):
 # --- names of files ---------------------------------------------------------------------------------------------------
 
 
+def dataset_directory(ds):
+    return str(Path(config["data"]) / (config["datasets"][ds]["root"] or ds))
+
+
 def dataset_root(wildcards):
     """Directory of the raw archive. A parameter, never an input: its mtime changes for free on clusters."""
-    root = config["datasets"][wildcards.ds]["root"] or wildcards.ds
-    return str(Path(config["data"]) / root)
+    return dataset_directory(wildcards.ds)
+
+
+def collected_record(wildcards):
+    """What an inventory waits for: the record of the collect where one is asked for, else nothing."""
+    asked = config["datasets"][wildcards.ds]["collect"] is not None
+    return [f"{config['results']}/{wildcards.ds}/collected.json"] if asked else []
 
 
 def shard_names(ds):

@@ -2,6 +2,7 @@
 
 REQUIRED INPUTS
     the raw archive below `data` (a parameter, never an input)
+    <results>/{ds}/collected.json, where the configuration asks for a collect
 OUTPUTS
     <results>/{ds}/inventory/{images,findings,exams}.parquet
     <results>/{ds}/shards/{shard}.csv and {shard}.findings.csv
@@ -10,6 +11,8 @@ OUTPUTS
 
 rule list_archive:
     """One row per image, finding and exam. Look again at a changed archive with `snakemake -R list_archive`."""
+    input:
+        collected_record,
     output:
         images="<results>/{ds}/inventory/images.parquet",
         findings="<results>/{ds}/inventory/findings.parquet",

@@ -16,6 +16,8 @@ from mammoflow.errors import UserError
 COMMANDS = {
     "datasets": ("mammoflow.datasets.listing", "list the archives: licence, access, what to put where"),
     "detect": ("mammoflow.datasets.detection", "find known archives below a directory"),
+    "collect": ("mammoflow.collect.command", "fetch an archive, or say how to get it; resumes, verifies"),
+    "registry": ("mammoflow.registry", "write checksums of a dataset directory (or a DVC pointer), verify them later"),
     "phantom": ("mammoflow.phantom", "write a synthetic archive in the exact layout of a real one"),
     "inventory": ("mammoflow.inventory", "list images, findings and exams of an archive (no pixels read)"),
     "shard": ("mammoflow.shard", "deal the patients of an inventory into shard files"),

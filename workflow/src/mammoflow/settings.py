@@ -17,6 +17,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
 from mammoflow.datasets import archive
+from mammoflow.datasets.catalog import ROUTES
 from mammoflow.errors import UserError
 
 DEFAULT = Path("config/config.yaml")
@@ -92,8 +93,14 @@ def check_references(config: dict[str, Any], where: str = "config") -> dict[str,
 
     Raises UserError with the key's path.
     """
-    for name in config["datasets"]:
+    for name, dataset in config["datasets"].items():
         archive(name)
+        source = (dataset["collect"] or {}).get("source", "auto")
+        if source not in ("auto", *ROUTES.get(name, ())):
+            known = ", ".join(ROUTES.get(name, ())) or "no public route"
+            raise UserError(
+                f"{where}.datasets.{name}.collect.source: {name} cannot be collected from {source!r}; known: {known}"
+            )
     for name, cohort in config["cohorts"].items():
         for dataset in cohort["datasets"]:
             if dataset not in config["datasets"]:

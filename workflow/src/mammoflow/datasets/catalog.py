@@ -43,6 +43,15 @@ class Archive:
 # Finished 8-bit pictures and optical densities: no window of the header applies (the film is already graded).
 FINISHED = IntensityRule(rescale=False, voi=False, invert_monochrome1=True)
 
+# Services that give the archive to a program; the first is the default. The others have to be applied for.
+ROUTES = {
+    "cbis_ddsm": ("idc", "nbia"),
+    "cmmd": ("idc", "nbia"),
+    "tcga_brca": ("idc", "nbia"),
+    "rsna": ("kaggle",),
+    "vindr_mammo": ("physionet",),
+}
+
 ARCHIVES: dict[str, Archive] = {
     archive.name: archive
     for archive in [
