@@ -73,6 +73,12 @@ def test_an_archive_without_a_benign_class_is_refused_with_the_reason() -> None:
         settings.check_references(settings.resolve(config))
 
 
+def test_a_flag_that_does_not_exist_is_refused() -> None:
+    config = {"datasets": {"mias": {}}, "manifest": {"exclude_flags": ["noisy_only"]}}
+    with pytest.raises(UserError, match=r"exclude_flags: unknown flag 'noisy_only' \(did you mean 'noise_only'"):
+        settings.check_references(settings.resolve(config))
+
+
 def test_settings_that_are_not_json() -> None:
     with pytest.raises(UserError, match="not valid JSON"):
         settings.parse_section("convert", "{long_side: 3")

@@ -227,7 +227,7 @@ def test_blank_and_disagreeing_images_are_flagged(tmp_path):
     save(dicom(breast_picture(side="R"), BitsStored=12, PresentationIntentType="FOR PROCESSING"), root / "right.dcm")
     images = table([image_row("blank", "blank.dcm", "R"), image_row("right", "right.dcm", "L")])
     ledger = run(root, images, tmp_path / "store")
-    assert ledger["flags"][0] == "constant_image;no_breast_found"
+    assert ledger["flags"][0] == "constant_image;no_breast_found;blank_image"
     assert tuple(ledger.loc[0, ["crop_x0", "crop_y0", "crop_x1", "crop_y1"]]) == (0, 0, 64, 64)
     assert ledger["flags"][1] == "for_processing;laterality_disagrees"
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from made_images import breast_picture
+from mammoflow import settings
 from mammoflow.datasets.catalog import FINISHED
 from mammoflow.imaging import breast, intensity
 from mammoflow.imaging.decode import read_image
@@ -160,8 +161,8 @@ def test_all_real_films_have_their_chest_wall_where_the_archive_says():
 def test_a_real_film_s_circle_lands_on_the_same_tissue():
     """mdb001's lesion (535, 1024 - 425, radius 197), mapped into the working image, covers what it covered."""
     image = read_image(REAL / "mini-mias" / "mdb001.pgm")
-    settings = {"intensity": "window", "window_index": 0, "bits": 8, "long_side": 512, "crop": True, "margin_px": 16}
-    working = make_working_image(image, settings, FINISHED, "R")
+    section = settings.resolve_section("convert", {"bits": 8, "long_side": 512})
+    working = make_working_image(image, section, FINISHED, "R")
     assert working.geometry.flip
     box = np.array([[535 - 197, 599 - 197, 535 + 197, 599 + 197]], dtype=float)
     x0, y0, x1, y1 = np.rint(working.geometry.forward(box)[0]).astype(int)

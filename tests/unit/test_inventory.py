@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mammoflow import tables
+from mammoflow import phantom, tables
 from mammoflow.cli import main
 from mammoflow.datasets import ARCHIVES, base, mias
 from mammoflow.datasets.detection import search
@@ -89,6 +89,19 @@ def test_bad_input_is_one_sentence(tmp_path, capsys):
 
 def test_take_inventory_without_exclusions_is_the_adapters(tree):
     assert take_inventory("mias", tree, []).images.equals(mias.inventory(tree).images)
+
+
+def test_unprocessed_images_are_left_out_or_taken_alone(tmp_path):
+    phantom.write("dicom_folder", tmp_path / "pacs", patients=2, seed=3)
+    listed = {word: take_inventory("dicom_folder", tmp_path / "pacs", [], word) for word in ("exclude", "only")}
+    raw = {word: one.images[one.images["presentation"] == "processing"] for word, one in listed.items()}
+    assert raw["exclude"][["use", "excluded_reason"]].to_numpy().tolist() == [["excluded", "for_processing"]]
+    assert raw["only"]["use"].tolist() == ["labelled"]
+    assert raw["only"]["excluded_reason"].isna().all()
+    taken = {word: one.images[one.images["use"] == "labelled"] for word, one in listed.items()}
+    assert (len(taken["exclude"]), len(taken["only"])) == (8, 1)
+    reasons = listed["only"].images["excluded_reason"].value_counts().to_dict()
+    assert reasons == {"for_presentation": 8, "modality_MR": 1, "modality_SR": 1}
 
 
 def test_differences_name_both_numbers():

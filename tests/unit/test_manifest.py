@@ -56,6 +56,30 @@ def test_each_image_keeps_its_row_and_says_why_it_is_left_out(archive):
     assert set(rows["label_policy"]) == {settings.recipe("manifest", POLICY)}
 
 
+def test_flags_and_unprocessed_images_take_no_part_when_told_so(archive):
+    images, findings, ledger = archive
+    ids = images["image_id"].tolist()
+    ledger = set_rows(ledger, ids[:1], flags="for_processing;noise_only")
+    ledger = set_rows(ledger, ids[1:2], flags="implant;noise_only")
+    images = set_rows(images, ids[2:3], presentation="processing")
+    reasons = {
+        (flags, kind): manifest.build_manifest(images, findings, ledger, POLICY, flags, kind)
+        .set_index("image_id")["exclude_reason"]
+        .reindex(ids[:4])
+        .fillna("-")
+        .tolist()
+        for flags in ((), ("noise_only", "implant"))
+        for kind in ("exclude", "only")
+    }
+    raw, read = "for_processing", "for_presentation"
+    assert reasons[(), "exclude"] == [raw, "-", raw, "-"]
+    assert reasons[(), "only"] == ["-", read, "-", read]
+    assert reasons[("noise_only", "implant"), "exclude"] == [raw, "flag:noise_only", raw, "-"]
+    assert reasons[("noise_only", "implant"), "only"] == ["flag:noise_only", read, "-", read]
+    rows = manifest.build_manifest(images, findings, ledger, POLICY).set_index("image_id")
+    assert rows.loc[ids[:3], "presentation"].tolist()[::2] == ["processing", "processing"]
+
+
 def test_what_only_the_pixels_tell_comes_from_the_ledger(archive):
     images, findings, ledger = archive
     images = set_rows(images, images["image_id"].tolist()[:1], height=4000, width=3000, transfer_syntax="1.2")

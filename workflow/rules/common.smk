@@ -148,7 +148,7 @@ def report_page():
 
 
 def inventory_settings(wildcards):
-    return as_json({"exclude": config["datasets"][wildcards.ds]["exclude"]})
+    return as_json({key: config["datasets"][wildcards.ds][key] for key in ("exclude", "for_processing")})
 
 
 def inventory_recipe(wildcards):

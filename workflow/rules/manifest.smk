@@ -39,6 +39,7 @@ rule write_manifest:
         out=subpath(output.manifest, parent=True),
         labels=as_json(config["labels"]),
         settings=as_json(config["manifest"]),
+        for_processing=lambda wildcards: config["datasets"][wildcards.ds]["for_processing"],
         recipe=stage_recipe("manifest"),
     message:
         "Write the manifest of {wildcards.ds}"
@@ -50,6 +51,7 @@ rule write_manifest:
             --crop {input.crop:q} \
             --labels {params.labels:q} \
             --settings {params.settings:q} \
+            --for-processing {params.for_processing} \
             --out {params.out:q} \
             2>&1 | tee {log:q}
         """

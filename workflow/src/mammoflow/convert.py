@@ -24,7 +24,7 @@ from mammoflow.imaging.errors import DecodeError, StoreUnwritable
 from mammoflow.imaging.working import WorkingImage, make_working_image
 
 # What the table says of an image and its PNG depends on; a change makes the PNG anew.
-TABLE_INPUTS = ("laterality", "member", "height", "width", "bits_stored", "machine")
+TABLE_INPUTS = ("laterality", "member", "height", "width", "bits_stored", "machine", "pixel_spacing_mm")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -147,7 +147,9 @@ def convert_image(
     started = time.perf_counter()
     try:
         base = ledger_base(image, recipe)
-        working, row = convert_stored(read_listed(image, root), base, relative, settings, rule, image["laterality"])
+        stored = read_listed(image, root)
+        known = image["laterality"], image["pixel_spacing_mm"]
+        working, row = convert_stored(stored, base, relative, settings, rule, *known)
     except DecodeError as error:
         return fail_image(image, error, root, store_root, recipe)
     row["seconds"] = round(time.perf_counter() - started, 4)
@@ -184,9 +186,10 @@ def convert_stored(
     settings: dict[str, Any],
     rule: IntensityRule,
     laterality: str | None = None,
+    table_spacing: float | None = None,
 ) -> tuple[WorkingImage, dict[str, Any]]:
     """The working image of one decoded image, and its ledger row around the columns of ``base``. Writes nothing."""
-    working = make_working_image(stored, settings, rule, laterality)
+    working = make_working_image(stored, settings, rule, laterality, table_spacing)
     return working, {
         **base,
         "status": "ok",
@@ -198,7 +201,9 @@ def convert_stored(
         "source_size": stored.source.size,
         "source_mtime_ns": stored.source.mtime_ns,
         "source_sha256": stored.source.sha256,
+        "header_spacing_mm": stored.header.spacing and stored.header.spacing[0],
         **working.geometry.as_row(),
+        **working.measures.as_row(),
     }
 
 

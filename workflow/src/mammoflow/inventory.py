@@ -27,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Write images, findings and exams.parquet; counts to stdout, differences from the published counts to stderr."""
     section = settings.parse_section("dataset", args.settings)
-    listed = take_inventory(args.dataset, args.root, section["exclude"])
+    listed = take_inventory(args.dataset, args.root, section["exclude"], section["for_processing"])
     for name, frame in listed._asdict().items():
         tables.write(frame, args.out / f"{name}.parquet")
     counted = counts(listed)
@@ -40,9 +40,10 @@ def run(args: argparse.Namespace) -> None:
         print(f"mammoflow inventory: {args.dataset}: {warning}", file=sys.stderr)
 
 
-def take_inventory(dataset: str, root: Path, exclude: list[str]) -> Inventory:
+def take_inventory(dataset: str, root: Path, exclude: list[str], for_processing: str = "exclude") -> Inventory:
     """The adapter's inventory with the images of ``exclude`` marked. Raises UserError for an unusable archive."""
     listed = adapter(dataset).inventory(Path(root))
+    listed = listed._replace(images=keep_one_presentation(listed.images, for_processing))
     return listed._replace(images=exclude_images(listed.images, exclude)) if exclude else listed
 
 
@@ -50,6 +51,28 @@ def published_tables(dataset: str, listed: Inventory) -> dict[str, pd.DataFrame]
     """The tables that an archive's paper prints, counted again from the inventory; none where its adapter has none."""
     count_again = getattr(adapter(dataset), "published_tables", None)
     return count_again(listed) if count_again else {}
+
+
+def keep_one_presentation(images: pd.DataFrame, for_processing: str) -> pd.DataFrame:
+    """Unprocessed detector data and images made for reading never take part together.
+
+    for_processing: ``exclude`` leaves out what the archive lists as For Processing (reason ``for_processing``);
+    ``only`` takes just these, and leaves out the images made for reading (reason ``for_presentation``). What only the
+    converter learns from the header is sorted in the same way by the manifest.
+    """
+    if for_processing == "only":
+        back = (images["excluded_reason"] == "for_processing").fillna(False)
+        use = images["label_malignant"].notna().map({True: "labelled", False: "unlabelled"}).astype("string")
+        images = images.assign(
+            use=images["use"].mask(back, use), excluded_reason=images["excluded_reason"].mask(back, pd.NA)
+        )
+    unwanted, reason = {"only": ("presentation", "for_presentation"), "exclude": ("processing", "for_processing")}[
+        for_processing
+    ]
+    out = (images["presentation"] == unwanted).fillna(False) & (images["use"] != "excluded")
+    return images.assign(
+        use=images["use"].mask(out, "excluded"), excluded_reason=images["excluded_reason"].mask(out, reason)
+    )
 
 
 def exclude_images(images: pd.DataFrame, exclude: list[str]) -> pd.DataFrame:

@@ -2,13 +2,16 @@
 
 Every image of the archive stays a row. ``exclude_reason`` is NA where the image takes part; otherwise it says why not:
 the inventory's reason (``missing_file``, ``excluded_by_config`` ...), ``not_selected`` (in no shard),
-``convert_failed``, ``skipped:<why>``, or ``no_label``/``no_label:<uncertain>`` where the policy gives no binary label.
+``convert_failed``, ``skipped:<why>``, ``for_processing`` or ``for_presentation`` (the two never take part together),
+``flag:<word>`` (a flag of the converter that ``exclude_flags`` names), or ``no_label``/``no_label:<uncertain>`` where
+the policy gives no binary label.
 """
 
 import argparse
 import ast
 import sys
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +37,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--crop", type=Path, nargs="*", default=[], metavar="LEDGER", help="crop ledgers, all shards")
     parser.add_argument("--labels", default="{}", metavar="JSON", help="section `labels` of the configuration")
     parser.add_argument("--settings", default="{}", metavar="JSON", help="section `manifest` of the configuration")
+    parser.add_argument(
+        "--for-processing", choices=["exclude", "only"], default="exclude", help="what to do with unprocessed images"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
 
 
@@ -44,11 +50,11 @@ def run(args: argparse.Namespace) -> None:
     converted = read_ledgers(args.convert, "convert_ledger", images, args.dataset)
     cropped = read_ledgers(args.crop, "crop_ledger", images, args.dataset)
 
-    manifest = build_manifest(images, findings, converted, policy)
+    section = settings.parse_section("manifest", args.settings)
+    manifest = build_manifest(images, findings, converted, policy, section["exclude_flags"], args.for_processing)
     quarantine = list_quarantine(manifest, converted, cropped)
     tables.write(quarantine, args.out / "quarantine.csv")
     kept = args.out / "quarantine.failed.csv"  # no declared output of the rule: Snakemake leaves it where it is
-    section = settings.parse_section("manifest", args.settings)
     try:
         gate(converted, section["max_failed_fraction"], kept)
     except UserError:
@@ -95,23 +101,39 @@ def read_ledgers(paths: list[Path], table: str, images: pd.DataFrame, dataset: s
     return ledger
 
 
-def build_manifest(images: pd.DataFrame, findings: pd.DataFrame, converted: pd.DataFrame, policy: labels.Policy):
-    """One row per image of the inventory: finished table ``manifest``. ``split`` and ``fold`` stay NA."""
+def build_manifest(
+    images: pd.DataFrame,
+    findings: pd.DataFrame,
+    converted: pd.DataFrame,
+    policy: labels.Policy,
+    exclude_flags: Sequence[str] = (),
+    for_processing: str = "exclude",
+):
+    """One row per image of the inventory: finished table ``manifest``. ``split`` and ``fold`` stay NA.
+
+    exclude_flags: words of the converter's flags whose images take no part.  for_processing: ``exclude`` leaves out
+    unprocessed images, ``only`` leaves out all others.
+    """
     images = labels.apply_policy(images, policy)
-    taken = ["status", "error", "path", "transfer_syntax", "source_sha256", "flags", *tables.GEOMETRY]
+    taken = ["status", "error", "path", "transfer_syntax", "source_sha256", "flags", "header_spacing_mm"]
+    taken += [*tables.GEOMETRY, *tables.QUALITY]
     ledger = converted.set_index("image_id")[taken].rename(
         columns={"path": "image_path", "transfer_syntax": "decoded_syntax"}
     )
     rows = images.merge(ledger, left_on="image_id", right_index=True, how="left", validate="one_to_one")
     rows = rows.merge(_findings_per_image(findings), left_on="image_id", right_index=True, how="left")
+    words = rows["flags"].astype("string").fillna("").str.split(";")
+    processing = words.map(lambda flags: "for_processing" in flags).astype(bool)
+    rows["presentation"] = rows["presentation"].mask(processing, "processing")
     rows = rows.assign(
         label_policy=settings.recipe("manifest", policy),
-        exclude_reason=_exclude_reasons(rows),
+        exclude_reason=_exclude_reasons(rows, _unwanted(rows, for_processing), _named_flag(words, exclude_flags)),
         source_path=rows["path"],
         # What only the pixels told.
         height=rows["height"].fillna(rows["stored_height"]),
         width=rows["width"].fillna(rows["stored_width"]),
         transfer_syntax=rows["transfer_syntax"].fillna(rows["decoded_syntax"]),
+        pixel_spacing_mm=rows["pixel_spacing_mm"].fillna(rows["header_spacing_mm"]),
         n_findings=rows["n_findings"].fillna(0),
     )
     return tables.finish("manifest", rows[[name for name in tables.MANIFEST if name in rows]])
@@ -160,7 +182,20 @@ def _findings_per_image(findings: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"finding_categories": literals, "n_findings": list(number.values())}, index=list(named))
 
 
-def _exclude_reasons(rows: pd.DataFrame) -> pd.Series:
+def _unwanted(rows: pd.DataFrame, for_processing: str) -> pd.Series:
+    """``for_processing`` or ``for_presentation`` where the image is of the kind that takes no part, else NA."""
+    raw = (rows["presentation"] == "processing").fillna(False).astype(bool)
+    wrong, reason = (raw, "for_processing") if for_processing == "exclude" else (~raw, "for_presentation")
+    return pd.Series(pd.NA, index=rows.index, dtype="string").mask(wrong, reason)
+
+
+def _named_flag(words: pd.Series, exclude_flags: Sequence[str]) -> pd.Series:
+    """``flag:<word>`` of the first of ``exclude_flags`` that an image carries, else NA."""
+    found = words.map(lambda flags: next((f"flag:{flag}" for flag in exclude_flags if flag in flags), pd.NA))
+    return found.astype("string")
+
+
+def _exclude_reasons(rows: pd.DataFrame, unwanted: pd.Series, flagged: pd.Series) -> pd.Series:
     """The first reason that applies, in the order an image meets them on its way."""
     status = rows["status"].astype("string")
     unlabelled = rows["label_malignant"].isna()
@@ -172,6 +207,8 @@ def _exclude_reasons(rows: pd.DataFrame) -> pd.Series:
         (status.isna(), "not_selected"),
         (status == "failed", "convert_failed"),
         (status == "skipped", skipped),
+        (unwanted.notna(), unwanted),
+        (flagged.notna(), flagged),
         (unlabelled, no_label.fillna("no_label")),
     ]:
         reasons = reasons.mask(reasons.isna() & applies.fillna(False).astype(bool), reason)

@@ -19,6 +19,7 @@ from jsonschema.exceptions import ValidationError
 from mammoflow.datasets import archive
 from mammoflow.datasets.catalog import ROUTES
 from mammoflow.errors import UserError
+from mammoflow.imaging.flags import FLAGS
 
 DEFAULT = Path("config/config.yaml")
 SCHEMA_PATH = Path(__file__).resolve().parents[2] / "schemas" / "config.schema.yaml"
@@ -28,9 +29,9 @@ SCHEMA_PATH = Path(__file__).resolve().parents[2] / "schemas" / "config.schema.y
 STAGE_VERSIONS = {
     "inventory": 1,
     "shard": 1,
-    "convert": 1,
+    "convert": 2,
     "crop": 1,
-    "manifest": 1,
+    "manifest": 2,
     "cohort": 2,
     "pack": 1,
     "train": 1,
@@ -101,6 +102,11 @@ def check_references(config: dict[str, Any], where: str = "config") -> dict[str,
             raise UserError(
                 f"{where}.datasets.{name}.collect.source: {name} cannot be collected from {source!r}; known: {known}"
             )
+    for flag in config["manifest"]["exclude_flags"]:
+        if flag not in FLAGS:
+            near = difflib.get_close_matches(flag, FLAGS, 1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise UserError(f"{where}.manifest.exclude_flags: unknown flag {flag!r}{hint}; known: {', '.join(FLAGS)}")
     for name, cohort in config["cohorts"].items():
         for dataset in cohort["datasets"]:
             if dataset not in config["datasets"]:

@@ -166,6 +166,23 @@ GEOMETRY: dict[str, Column] = {
     "out_width": INT,
 }
 
+# Numbers about an image to filter by: mammoflow.imaging.quality.Measures says what each means. NA: no breast found.
+QUALITY: dict[str, Column] = {
+    "breast_fraction": FLOAT,
+    "background_level": FLOAT,
+    "breast_level": FLOAT,
+    "background_excess": FLOAT,
+    "contrast": FLOAT,
+    "saturation_fraction": FLOAT,
+    "noise_score": FLOAT,
+    "text_score": FLOAT,
+    "implant_score": FLOAT,
+    "straight_edge_score": FLOAT,
+    "cut_off_fraction": FLOAT,
+    "box_fill": FLOAT,
+    "side_score": FLOAT,
+}
+
 _LEDGER_COMMON: dict[str, Column] = {
     "dataset": ID,
     "image_id": ID,
@@ -187,7 +204,9 @@ CONVERT_LEDGER: dict[str, Column] = {
     "source_size": INT,
     "source_mtime_ns": INT,
     "source_sha256": STRING,
+    "header_spacing_mm": FLOAT,  # between the rows, by the header; NA where it does not say
     **GEOMETRY,
+    **QUALITY,
 }
 
 # One row per finding of a shard: the lesion's box and the window cut round it, both in stored pixels.
@@ -218,6 +237,7 @@ MANIFEST: dict[str, Column] = {
     "source_sha256": STRING,
     "flags": STRING,
     **GEOMETRY,
+    **QUALITY,
 }
 
 # The findings of a manifest, with boxes in pixels of the working image beside those of the stored one.

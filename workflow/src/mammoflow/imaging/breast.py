@@ -6,7 +6,7 @@ edges, tape and labels, and scanners pad with black; digital images carry burnt-
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
@@ -23,11 +23,16 @@ class Breast:
 
     chest_wall: L or R, the side of the stored image on which the chest wall stands.
     certain: the two sides differ clearly.
+    lopsided: share of the breast on the left half of its box minus that on the right half, -1..1.
+    small: the searched copy in displayed grey; mask: the breast in it as 0/1, None where there is none.
     """
 
     box: tuple[int, int, int, int] | None
     chest_wall: str
     certain: bool
+    lopsided: float = 0.0
+    small: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((1, 1), np.uint8), repr=False, compare=False)
+    mask: NDArray[np.uint8] | None = field(default=None, repr=False, compare=False)
 
 
 def find(grey: Callable[[NDArray], NDArray[np.uint8]], pixels: NDArray[np.integer], margin: int) -> Breast:
@@ -39,7 +44,7 @@ def find(grey: Callable[[NDArray], NDArray[np.uint8]], pixels: NDArray[np.intege
     small = grey(np.ascontiguousarray(pixels[::step, ::step]))
     mask = breast_mask(small)
     if mask is None:
-        return Breast(None, "L", False)
+        return Breast(None, "L", False, small=small)
     x, y, width, height = cv2.boundingRect(mask)
     reach = step + margin
     rows, columns = pixels.shape
@@ -49,8 +54,9 @@ def find(grey: Callable[[NDArray], NDArray[np.uint8]], pixels: NDArray[np.intege
         min((x + width - 1) * step + 1 + reach, columns),
         min((y + height - 1) * step + 1 + reach, rows),
     )
-    side, certain = chest_wall_side(mask)
-    return Breast(box, side, certain)
+    lopsided = side_score(mask)
+    # Below a twentieth the outline does not tell.
+    return Breast(box, "L" if lopsided >= 0 else "R", abs(lopsided) > 0.05, lopsided, small, mask)
 
 
 def breast_mask(small: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
@@ -105,9 +111,10 @@ def background_threshold(smooth: NDArray[np.uint8]) -> float | None:
     return base + 0.3 * (otsu - base)
 
 
-def chest_wall_side(mask: NDArray[np.uint8]) -> tuple[str, bool]:
-    """L or R, and whether that is clear. The breast is tallest at the chest wall and tapers towards the nipple."""
+def side_score(mask: NDArray[np.uint8]) -> float:
+    """How lopsided the breast is in its box: 1 all left, -1 all right. It is tallest at the chest wall and tapers
+    towards the nipple, so the sign tells the side of the chest wall."""
     x, _, width, _ = cv2.boundingRect(mask)
     heights = mask[:, x : x + width].sum(axis=0, dtype=np.int64)
     left, right = int(heights[: width // 2].sum()), int(heights[width - width // 2 :].sum())
-    return ("L" if left >= right else "R"), abs(left - right) > 0.05 * (left + right)
+    return (left - right) / max(left + right, 1)

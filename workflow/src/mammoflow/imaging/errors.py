@@ -58,6 +58,10 @@ class MultiFrame(DecodeError):
     """Several frames, and the table does not say which one, or it names one that is not there."""
 
 
+class NoSpacing(DecodeError):
+    """A size in millimetres is asked for, and neither header nor table gives the pixel spacing."""
+
+
 class EmptyMask(DecodeError):
     """A lesion mask without a single marked pixel."""
 

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
+from mammoflow.imaging import acquisition
 from mammoflow.imaging.errors import ColourImage, CorruptHeader
 
 # Shown by `inspect`: what the grey-scale and orientation steps look at. No name, date or number of a person.
@@ -16,7 +17,7 @@ SHOWN_TAGS = (
     "BitsStored", "HighBit", "PixelRepresentation", "PhotometricInterpretation", "PresentationLUTShape",
     "PixelPaddingValue", "PixelPaddingRangeLimit", "RescaleSlope", "RescaleIntercept", "RescaleType", "WindowCenter",
     "WindowWidth", "WindowCenterWidthExplanation", "VOILUTFunction", "LossyImageCompression", "ImagerPixelSpacing",
-    "PixelSpacing",
+    "PixelSpacing", *acquisition.TAGS,
 )  # fmt: skip
 
 _LARGEST = 1e12  # what no modality's unit needs; beyond it, stored values could become infinite
@@ -41,6 +42,7 @@ class Header:
     mask_unused_bits: bits above ``bits_stored`` are not part of the sample (PS3.5 8.1.1), as in uncompressed DICOM;
     a compressed stream carries its own precision, so there they are real values beyond the announced range.
     padding: inclusive range of stored values that are not image.
+    spacing: millimetres between rows and between columns, at the detector where the header says so.
     """
 
     rows: int
@@ -57,6 +59,7 @@ class Header:
     voi_function: str = "LINEAR"
     padding: tuple[int, int] | None = None
     presentation: str = "unknown"
+    spacing: tuple[float, float] | None = None
     flags: tuple[str, ...] = ()
     shown: dict[str, str] = field(default_factory=dict)
 
@@ -73,7 +76,7 @@ def from_dataset(ds: Dataset, compressed: bool) -> Header:
 
     Raises CorruptHeader where the pixels cannot be laid out, ColourImage for anything but one grey channel.
     """
-    flags: list[str] = []
+    flags: list[str] = list(acquisition.flags(ds))
     photometric = str(ds.get("PhotometricInterpretation") or "")
     if (ds.get("SamplesPerPixel") or 1) != 1 or photometric.startswith(("PALETTE", "RGB", "YBR")):
         raise ColourImage(f"{ds.get('SamplesPerPixel')} samples per pixel, {photometric or 'no photometric'}")
@@ -89,9 +92,6 @@ def from_dataset(ds: Dataset, compressed: bool) -> Header:
     if not 1 <= stored <= allocated:
         raise CorruptHeader(f"BitsStored {stored} does not fit into BitsAllocated {allocated}")
     signed = _whole(ds, "PixelRepresentation", 0) == 1
-    intent = str(ds.get("PresentationIntentType") or "").upper()
-    if intent == "FOR PROCESSING":
-        flags.append("for_processing")
     function = str(ds.get("VOILUTFunction") or "LINEAR").strip().upper() or "LINEAR"
     if function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
         flags.append("unknown_voi_function")
@@ -117,10 +117,30 @@ def from_dataset(ds: Dataset, compressed: bool) -> Header:
         voi_luts=_tables(ds, "VOILUTSequence", (signed and not modality) or intercept < 0, flags),
         voi_function=function,
         padding=_padding(ds, signed),
-        presentation={"FOR PROCESSING": "processing", "FOR PRESENTATION": "presentation"}.get(intent, "unknown"),
+        presentation=_presentation(ds, flags),
+        spacing=_spacing(ds),
         flags=tuple(dict.fromkeys(flags)),
         shown={name: str(ds.get(name)) for name in SHOWN_TAGS if name in ds},
     )
+
+
+def _presentation(ds: Dataset, flags: list[str]) -> str:
+    if "for_processing" in flags:
+        return "processing"
+    intent = str(ds.get("PresentationIntentType") or "").upper()
+    return "presentation" if intent == "FOR PRESENTATION" else "unknown"
+
+
+def _spacing(ds: Dataset) -> tuple[float, float] | None:
+    """ImagerPixelSpacing (PS3.3 C.8.11.7: at the detector's front plane), else PixelSpacing; None where unsound.
+
+    Not corrected for geometric magnification, whose factor vendors estimate differently.
+    """
+    for name in ("ImagerPixelSpacing", "PixelSpacing"):
+        values = _numbers(ds, name)
+        if len(values) == 2 and all(value > 0 for value in values):
+            return values[0], values[1]
+    return None
 
 
 def _whole(ds: Dataset, name: str, default: int | None = None) -> int:

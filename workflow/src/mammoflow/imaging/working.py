@@ -8,30 +8,42 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mammoflow.datasets.catalog import IntensityRule
-from mammoflow.imaging import breast, intensity
+from mammoflow.imaging import breast, intensity, quality
 from mammoflow.imaging.decode import StoredImage
+from mammoflow.imaging.errors import NoSpacing
 from mammoflow.imaging.geometry import Geometry
+from mammoflow.imaging.layout import check_size
 
 
 @dataclass(frozen=True)
 class WorkingImage:
-    """pixels: (height, width) uint8 or uint16, chest wall at the left edge.  window: what made the grey."""
+    """pixels: (height, width) uint8 or uint16, chest wall at the left edge.  window: what made the grey.
+
+    measures: the numbers behind the flags.  spacing: mm between stored rows and columns, None where nobody knows.
+    """
 
     pixels: NDArray[np.unsignedinteger]
     geometry: Geometry
     window: dict[str, Any]
     flags: tuple[str, ...]
+    measures: quality.Measures
+    spacing: tuple[float, float] | None
 
 
 def make_working_image(
-    image: StoredImage, settings: dict[str, Any], rule: IntensityRule, laterality: str | None = None
+    image: StoredImage,
+    settings: dict[str, Any],
+    rule: IntensityRule,
+    laterality: str | None = None,
+    table_spacing: float | None = None,
 ) -> WorkingImage:
     """Apply the section ``convert`` of the configuration to one image.
 
     laterality: L or R of the table. Where the pixels contradict it they win, and the image is flagged; where they do
     not tell, it decides.
-    Flags, besides those of the reader and of the grey-scale step: no_breast_found, orientation_uncertain,
-    laterality_disagrees.
+    table_spacing: mm per pixel by the archive's table, for images whose header does not say.
+    Flags: see :data:`mammoflow.imaging.flags.FLAGS`. Raises NoSpacing where ``pixel_spacing_mm`` is set and
+    nothing tells the spacing.
     """
     itemsize = image.pixels.dtype.itemsize
     extremes, facts = intensity.image_facts(image.pixels, image.header)
@@ -42,9 +54,14 @@ def make_working_image(
     rows, columns = image.pixels.shape
     x0, y0, x1, y1 = found.box if found.box and settings["crop"] else (0, 0, columns, rows)
     pixels = table.apply(image.pixels[y0:y1, x0:x1])
-    height, width = working_size(y1 - y0, x1 - x0, settings["long_side"])
+    spacing = image.header.spacing or (table_spacing and (table_spacing, table_spacing)) or None
+    if settings["pixel_spacing_mm"] is None:
+        height, width = working_size(y1 - y0, x1 - x0, settings["long_side"])
+    else:
+        height, width = size_at(y1 - y0, x1 - x0, spacing, settings["pixel_spacing_mm"])
+    enlarged = height > y1 - y0 or width > x1 - x0
     if (height, width) != pixels.shape:
-        pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
+        pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR if enlarged else cv2.INTER_AREA)
     if flip:
         pixels = cv2.flip(pixels, 1)  # after the resize, which is symmetric: fewer pixels to move
     geometry = Geometry(
@@ -62,7 +79,11 @@ def make_working_image(
         out_height=height,
         out_width=width,
     )
-    return WorkingImage(pixels, geometry, table.window, (*image.flags, *facts, *table.flags, *orientation))
+    measures = quality.measure(found)
+    flags = (*image.flags, *facts, *table.flags, *orientation, *quality.flags_of(measures))
+    return WorkingImage(
+        pixels, geometry, table.window, (*flags, *(("enlarged",) if enlarged else ())), measures, spacing
+    )
 
 
 def grey_table(
@@ -101,3 +122,17 @@ def working_size(height: int, width: int, long_side: int | None) -> tuple[int, i
     if long_side is None or longer <= long_side:
         return height, width
     return max(1, round(height * long_side / longer)), max(1, round(width * long_side / longer))
+
+
+def size_at(height: int, width: int, spacing: tuple[float, float] | None, wanted: float) -> tuple[int, int]:
+    """Size at ``wanted`` mm per pixel, rounded to whole pixels (the geometry keeps the exact scales).
+
+    spacing: mm between stored rows and columns. Raises NoSpacing without it, TooLarge for a size beyond any image.
+    """
+    if spacing is None:
+        raise NoSpacing(
+            "neither header nor table gives the pixel spacing: set convert.pixel_spacing_mm to null for this archive"
+        )
+    size = max(1, round(height * spacing[0] / wanted)), max(1, round(width * spacing[1] / wanted))
+    check_size(*size)
+    return size
