@@ -78,12 +78,43 @@ def test_clipping_and_boxes_outside():
 def test_mask_boxes():
     mask = np.zeros((100, 80), np.uint8)
     mask[20:50, 10:30] = 255
-    assert roi.mask_box(mask, (100, 80)) == ((10, 20, 30, 50), ())
-    assert roi.mask_box(mask, (200, 160)) == ((20, 40, 60, 100), ("mask_resized",))
+    for shape, box, flags in [((100, 80), (10, 20, 30, 50), ()), ((200, 160), (20, 40, 60, 100), ("mask_resized",))]:
+        marked, found = roi.marked_pixels(mask, shape)
+        assert (marked.shape, roi.mask_box(marked), found) == (shape, box, flags)
     ringing = np.where(mask, mask, 3).astype(np.uint8)
-    assert roi.mask_box(ringing, (100, 80), lossy=True)[0] == (10, 20, 30, 50)
+    assert roi.mask_box(roi.marked_pixels(ringing, (100, 80), lossy=True)[0]) == (10, 20, 30, 50)
     with pytest.raises(EmptyMask):
-        roi.mask_box(np.zeros((5, 5), np.uint8), (5, 5))
+        roi.mask_box(np.zeros((5, 5), np.uint8))
+
+
+@given(box_and_frame(), st.integers(1, 300), st.integers(1, 300))
+def test_a_fixed_window_has_its_size_and_says_what_it_loses(case, height, width):
+    box, shape = case
+    (x0, y0, x1, y1), flags = roi.fixed_window(box, shape, height, width)
+    assert 0 <= x0 < x1 <= shape[1]
+    assert 0 <= y0 < y1 <= shape[0]
+    assert (y1 - y0, x1 - x0) == (min(height, shape[0]), min(width, shape[1]))
+    assert ("roi_smaller_than_asked" in flags) == (height > shape[0] or width > shape[1])
+    inside = x0 <= box[0] and y0 <= box[1] and box[2] <= x1 and box[3] <= y1
+    assert ("lesion_exceeds_roi" in flags) != inside
+    # Away from the frame's edges the lesion's centre is the window's, to within half a pixel.
+    if x0 > 0 and x1 < shape[1]:
+        assert abs((x0 + x1) - (box[0] + box[2])) <= 1 + 1e-6
+
+
+def test_outlines_cover_the_areas_of_their_shapes():
+    window = (10, 20, 110, 100)
+    polygon = {"geometry": "polygon", "points": "[[30, 40], [90, 40], [60, 90]]"}
+    filled = roi.outline_mask(polygon, (30, 40, 90, 90), window, None)
+    assert filled.shape == (80, 100)
+    assert abs((filled == 255).sum() - 1500) < 0.5 * (60 + 2 * 58.4)  # the outline itself counts as inside
+    disc = roi.outline_mask({"geometry": "circle", "points": "[[60, 60], [25]]"}, (35, 35, 85, 85), window, None)
+    assert abs((disc == 255).sum() - np.pi * 625) < 20
+    assert np.argwhere(disc).mean(axis=0) == pytest.approx([39.5, 49.5])
+    box = roi.outline_mask({"geometry": "bbox", "points": None}, (30.2, 40.6, 50.4, 60.0), window, None)
+    assert (box == 255).sum() == 20 * 19
+    for mask in (filled, disc, box):
+        assert set(np.unique(mask)) == {0, 255}
 
 
 # --- shards -------------------------------------------------------------------------------------------------------
@@ -202,6 +233,70 @@ def test_every_kind_of_geometry(archive, tmp_path):
     }
     assert (ledger.loc[list(errors), "status"] == "failed").all()
     assert ledger.loc[list(errors), "path"].isna().all()
+
+
+def opened(store, path):
+    return cv2.imread(str(store / path), cv2.IMREAD_UNCHANGED)
+
+
+SHAPES = [
+    ("circle", {"geometry": "circle", "box": None, "points": "[[80,115],[20]]"}, np.pi * 400),
+    ("polygon", {"geometry": "polygon", "box": None, "points": "[[60,100],[100,110],[80,130]]"}, 500),
+    ("mask", {"geometry": "mask", "box": None, "mask_path": "mask.dcm"}, 1200),
+    ("boxed", {"geometry": "mask", "mask_path": "mask.dcm"}, 1200),  # the table gives the box as well
+    ("box", {}, 1200),
+]
+
+
+def test_outlines_beside_the_crop_and_cut_out_of_it(archive, tmp_path):
+    root, images = archive
+    findings = findings_table(*(finding_row(name, **values) for name, values, _ in SHAPES))
+    plain = run(root, images, findings, tmp_path / "store")
+    masked = run(root, images, findings, tmp_path / "store", outline="mask")
+    zeroed = run(root, images, findings, tmp_path / "store", outline="zero")
+    assert plain["outline_path"].isna().all()
+    assert zeroed["outline_path"].isna().all()
+    for name, _, area in SHAPES:
+        crop_pixels = opened(tmp_path / "store", plain.loc[name, "path"])
+        outline = opened(tmp_path / "store", masked.loc[name, "outline_path"])
+        np.testing.assert_array_equal(opened(tmp_path / "store", masked.loc[name, "path"]), crop_pixels)
+        assert (outline.dtype, outline.shape) == (np.uint8, crop_pixels.shape)
+        assert abs((outline == 255).sum() - area) < 0.08 * area + 40, name
+        y, x = np.argwhere(outline).mean(axis=0) + 0.5
+        assert (x + plain.loc[name, "roi_x0"], y + plain.loc[name, "roi_y0"]) == pytest.approx((80, 114.2), abs=1.2)
+        np.testing.assert_array_equal(
+            opened(tmp_path / "store", zeroed.loc[name, "path"]), np.where(outline, crop_pixels, 0)
+        )
+
+
+def test_a_lost_outline_is_made_again(archive, tmp_path, capsys):
+    root, images = archive
+    findings = findings_table(finding_row("f1"))
+    first = run(root, images, findings, tmp_path / "store", outline="mask")
+    assert words(capsys) == "done=1 reused=0 failed=0"
+    run(root, images, findings, tmp_path / "store", outline="mask")
+    assert words(capsys) == "done=0 reused=1 failed=0"
+    (tmp_path / "store" / first.loc["f1", "outline_path"]).unlink()
+    run(root, images, findings, tmp_path / "store", outline="mask")
+    assert words(capsys) == "done=1 reused=0 failed=0"
+    assert (tmp_path / "store" / first.loc["f1", "outline_path"]).is_file()
+
+
+def test_crops_of_a_fixed_size(archive, tmp_path):
+    root, images = archive
+    findings = findings_table(finding_row("f1"), finding_row("corner", box=(2.0, 3.0, 12.0, 13.0)))
+    ledger = run(root, images, findings, tmp_path / "store", size_px=50)
+    assert tuple(ledger.loc["f1", ["roi_x0", "roi_y0", "roi_x1", "roi_y1"]]) == (55, 90, 105, 140)
+    assert tuple(ledger.loc["corner", ["roi_x0", "roi_y0", "roi_x1", "roi_y1"]]) == (0, 0, 50, 50)
+    assert ledger["flags"].isna().all()
+    ledger = run(root, images, findings, tmp_path / "store", size_px=24)
+    assert ledger["flags"].dropna().to_dict() == {"f1": "lesion_exceeds_roi"}
+    millimetres = images.assign(pixel_spacing_mm=pd.array([0.2] * len(images), dtype="Float64"))
+    ledger = run(root, millimetres, findings, tmp_path / "store", size_mm=12.8)
+    pixels = opened(tmp_path / "store", ledger.loc["f1", "path"])
+    assert pixels.shape == (64, 64)
+    ledger = run(root, images, findings, tmp_path / "store", size_mm=12.8)
+    assert ledger["error"].str.startswith("NoSpacing: ").all()
 
 
 def words(capsys):

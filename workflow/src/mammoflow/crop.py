@@ -1,7 +1,9 @@
 """``mammoflow crop``: the lesions of one shard, cut from the original pixels, with a ledger.
 
 Only images that carry findings are read, each once for all its findings. Crops keep the orientation and the pixel size
-of the stored image. The box of a finding that the archive gives as a mask becomes known here, and stands in the ledger.
+of the stored image. The window is the lesion's box with a border, or of a fixed size in pixels or millimetres about its
+centre. The lesion's outline (box, polygon, circle or mask) may go into a mask beside the crop, or cut the rest away.
+The box of a finding that the archive gives as a mask becomes known here, and stands in the ledger.
 """
 
 import argparse
@@ -19,8 +21,8 @@ from mammoflow.datasets import archive
 from mammoflow.datasets.catalog import IntensityRule
 from mammoflow.errors import UserError
 from mammoflow.imaging import intensity, store, supervise
-from mammoflow.imaging.decode import read_image, read_listed
-from mammoflow.imaging.errors import DecodeError, StoreUnwritable, UnreadableFile
+from mammoflow.imaging.decode import StoredImage, read_image, read_listed
+from mammoflow.imaging.errors import DecodeError, NoSpacing, StoreUnwritable, UnreadableFile
 from mammoflow.imaging.pool import Result
 from mammoflow.imaging.working import grey_table
 
@@ -106,7 +108,7 @@ def crop_image(
     pending = []
     for finding in findings:
         inputs = _inputs(image, finding, root, recipe)
-        if (kept := store.reusable_row(store_root / _relative(finding, recipe), inputs)) is not None:
+        if (kept := _kept(store_root, finding, inputs, recipe)) is not None:
             results.append(("reused", kept))
         else:
             pending.append((finding, inputs))
@@ -121,12 +123,13 @@ def crop_image(
     for finding, inputs in pending:
         started = time.perf_counter()
         try:
-            box, flags = lesion_box(finding, root, stored.pixels.shape)
+            box, marked, flags = locate(finding, root, stored.pixels.shape, settings["outline"] != "ignore")
+            window, cut = cut_window(box, stored, settings, image["pixel_spacing_mm"])
         except DecodeError as error:
             results.append(_failed(finding, recipe, store_root, error))
             continue
-        x0, y0, x1, y1 = roi.roi_window(box, stored.pixels.shape, settings["margin"], settings["min_size_px"])
-        flags = (*stored.flags, *table.flags, *flags)
+        x0, y0, x1, y1 = window
+        flags = (*stored.flags, *table.flags, *flags, *cut)
         row = {
             **_base(finding, recipe),
             "status": "ok",
@@ -137,30 +140,67 @@ def crop_image(
             "seconds": round(time.perf_counter() - started, 4),
             "flags": ";".join(flags) or None,
             **dict(zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True)),
-            **dict(zip(("roi_x0", "roi_y0", "roi_x1", "roi_y1"), (x0, y0, x1, y1), strict=True)),
+            **dict(zip(("roi_x0", "roi_y0", "roi_x1", "roi_y1"), window, strict=True)),
         }
-        pixels = table.apply(stored.pixels[y0:y1, x0:x1])
+        pixels = np.ascontiguousarray(table.apply(stored.pixels[y0:y1, x0:x1]))
         # The key of the bytes that were read, should the file have changed meanwhile.
         inputs |= {"source_size": stored.source.size, "source_mtime_ns": stored.source.mtime_ns}
-        store.save(store_root / row["path"], np.ascontiguousarray(pixels), row, inputs)
+        if settings["outline"] != "ignore":
+            outline = roi.outline_mask(finding, box, window, marked)
+            if settings["outline"] == "zero":
+                pixels[outline == 0] = 0
+            else:
+                row["outline_path"] = _relative(finding, recipe, "outline")
+                store.save(store_root / row["outline_path"], outline, {"finding_id": finding["finding_id"]}, inputs)
+        store.save(store_root / row["path"], pixels, row, inputs)  # last: it vouches for the mask, too
         results.append(("done", row))
     return results
 
 
-def lesion_box(finding: dict[str, Any], root: Path, shape: tuple[int, int]) -> tuple[roi.Box, tuple[str, ...]]:
-    """The finding's box inside an image of ``shape``, from its columns or its mask file, and flags.
+def locate(
+    finding: dict[str, Any], root: Path, shape: tuple[int, int], outline: bool = False
+) -> tuple[roi.Box, np.ndarray | None, tuple[str, ...]]:
+    """The finding's box inside an image of ``shape``, its mask of that size (0/1), and flags.
 
+    The mask file is read where the table gives no box, or where the ``outline`` is wanted; else the mask is None.
     Raises NoBox, EmptyMask, or what reading the mask raises.
     """
-    if finding["xmin"] is None and finding["geometry"] == "mask":
+    marked: np.ndarray | None = None
+    if finding["geometry"] == "mask" and (finding["xmin"] is None or outline):
         if finding["mask_path"] is None:
             raise UnreadableFile("the mask file is absent")
         mask = read_image(root / finding["mask_path"], "dicom")
-        box, flags = roi.mask_box(mask.pixels, shape, lossy=str(finding["mask_path"]).endswith((".jpg", ".jpeg")))
+        lossy = str(finding["mask_path"]).endswith((".jpg", ".jpeg"))
+        marked, flags = roi.marked_pixels(mask.pixels, shape, lossy)
+        box = roi.mask_box(marked) if finding["xmin"] is None else roi.table_box(finding)[0]
     else:
         box, flags = roi.table_box(finding)
     box, clipped = roi.clip_box(box, shape)
-    return box, (*flags, *(("box_clipped",) if clipped else ()))
+    return box, marked, (*flags, *(("box_clipped",) if clipped else ()))
+
+
+def cut_window(
+    box: roi.Box, stored: StoredImage, settings: dict[str, Any], table_spacing: float | None
+) -> tuple[tuple[int, int, int, int], tuple[str, ...]]:
+    """The window to cut in stored pixels, and flags. Raises NoSpacing where ``size_mm`` is set and nothing tells it."""
+    shape = stored.pixels.shape
+    if settings["size_mm"] is not None:
+        spacing = stored.header.spacing or (table_spacing and (table_spacing, table_spacing))
+        if not spacing:
+            raise NoSpacing("neither header nor table gives the pixel spacing: set crop.size_px instead of size_mm")
+        sides = (max(1, round(settings["size_mm"] / step)) for step in spacing)
+        return roi.fixed_window(box, shape, *sides)
+    if settings["size_px"] is not None:
+        return roi.fixed_window(box, shape, settings["size_px"], settings["size_px"])
+    return roi.roi_window(box, shape, settings["margin"], settings["min_size_px"]), ()
+
+
+def _kept(store_root: Path, finding: dict[str, Any], inputs: dict[str, Any], recipe: str) -> dict[str, Any] | None:
+    """The row of a crop that is there, with its mask if it has one, and was made from ``inputs``."""
+    row = store.reusable_row(store_root / _relative(finding, recipe), inputs)
+    if row and row.get("outline_path") and store.reusable_row(store_root / row["outline_path"], inputs) is None:
+        return None
+    return row
 
 
 def _inputs(image: dict[str, Any], finding: dict[str, Any], root: Path, recipe: str) -> dict[str, Any]:
@@ -174,11 +214,13 @@ def _base(finding: dict[str, Any], recipe: str) -> dict[str, Any]:
     return {**{name: finding[name] for name in ("dataset", "image_id", "patient_id", "finding_id")}, "recipe": recipe}
 
 
-def _relative(finding: dict[str, Any], recipe: str) -> str:
-    return store.relative_path(finding["dataset"], recipe, finding["patient_id"], finding["finding_id"])
+def _relative(finding: dict[str, Any], recipe: str, kind: str = "") -> str:
+    path = store.relative_path(finding["dataset"], recipe, finding["patient_id"], finding["finding_id"])
+    return path.removesuffix(".png") + f".{kind}.png" if kind else path
 
 
 def _failed(finding: dict[str, Any], recipe: str, store_root: Path, error: DecodeError) -> Result:
     if not isinstance(error, StoreUnwritable):
-        (store_root / _relative(finding, recipe)).unlink(missing_ok=True)
+        for kind in ("", "outline"):
+            (store_root / _relative(finding, recipe, kind)).unlink(missing_ok=True)
     return "failed", {**_base(finding, recipe), "status": "failed", "error": error.word}

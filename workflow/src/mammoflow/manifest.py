@@ -146,11 +146,11 @@ def build_findings(findings: pd.DataFrame, cropped: pd.DataFrame, manifest: pd.D
     where the image was not converted or has no box.
     """
     findings = labels.apply_policy_to_findings(findings, policy)
-    ledger = cropped.set_index("finding_id")[[*BOX, "path", "flags"]].rename(
+    ledger = cropped.set_index("finding_id")[[*BOX, "path", "outline_path", "flags"]].rename(
         columns={name: f"cut_{name}" for name in BOX}
     )
     rows = findings.merge(ledger, left_on="finding_id", right_index=True, how="left", validate="one_to_one")
-    rows = rows.rename(columns={"path": "roi_path"})
+    rows = rows.rename(columns={"path": "roi_path", "outline_path": "roi_outline_path"})
     for name in BOX:
         rows[name] = rows[name].fillna(rows[f"cut_{name}"])
     rows = rows.join(_working_boxes(rows, manifest)).drop(columns=[f"cut_{name}" for name in BOX])

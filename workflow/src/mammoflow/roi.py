@@ -43,6 +43,56 @@ def _span(low: float, high: float, min_size: int, size: int) -> tuple[int, int]:
     return first, first + length
 
 
+def fixed_window(
+    box: Box, shape: tuple[int, int], height: int, width: int
+) -> tuple[tuple[int, int, int, int], tuple[str, ...]]:
+    """The window of ``height`` x ``width`` pixels about the centre of ``box``, moved inward at the frame's edges.
+
+    Returns it as x0, y0, x1, y1 and flags: roi_smaller_than_asked where the frame is smaller than the window,
+    lesion_exceeds_roi where the box does not fit into it.
+    """
+    x0, x1 = _about((box[0] + box[2]) / 2, width, shape[1])
+    y0, y1 = _about((box[1] + box[3]) / 2, height, shape[0])
+    flags = []
+    if x1 - x0 < width or y1 - y0 < height:
+        flags.append("roi_smaller_than_asked")
+    if box[0] < x0 or box[1] < y0 or box[2] > x1 or box[3] > y1:
+        flags.append("lesion_exceeds_roi")
+    return (x0, y0, x1, y1), tuple(flags)
+
+
+def _about(centre: float, length: int, size: int) -> tuple[int, int]:
+    length = min(length, size)
+    first = min(max(math.floor(centre - length / 2 + 0.5), 0), size - length)
+    return first, first + length
+
+
+def outline_mask(
+    finding: dict[str, Any], box: Box, window: tuple[int, int, int, int], marked: NDArray[np.uint8] | None
+) -> NDArray[np.uint8]:
+    """The lesion inside ``window`` as 0/255, (y1 - y0, x1 - x0).
+
+    marked: the archive's mask in the size of the stored image, for findings given as a mask. Else the polygon is filled
+    (its outline counts as inside), the disc of a circle, or the whole ``box``: a pixel belongs to them by its centre.
+    """
+    x0, y0, x1, y1 = window
+    if marked is not None:
+        return np.where(marked[y0:y1, x0:x1] > 0, 255, 0).astype(np.uint8)
+    points = json.loads(finding["points"]) if finding["points"] is not None else None
+    if finding["geometry"] == "polygon" and points is not None and len(points) > 2:
+        inside = np.zeros((y1 - y0, x1 - x0), np.uint8)
+        # OpenCV's coordinates are those of pixel centres; four bits of fraction.
+        corners = np.rint((np.asarray(points, dtype=np.float64) - (x0 + 0.5, y0 + 0.5)) * 16).astype(np.int32)
+        return cv2.fillPoly(inside, [corners], 255, shift=4)
+    y, x = np.arange(y0, y1)[:, None] + 0.5, np.arange(x0, x1)[None, :] + 0.5
+    if finding["geometry"] == "circle" and points is not None:
+        (cx, cy), (radius,) = points
+        inside = (x - cx) ** 2 + (y - cy) ** 2 <= radius**2
+    else:
+        inside = (x >= box[0]) & (x < box[2]) & (y >= box[1]) & (y < box[3])
+    return np.where(inside, 255, 0).astype(np.uint8)
+
+
 def clip_box(box: Box, shape: tuple[int, int]) -> tuple[Box, bool]:
     """``box`` cut to the frame, and whether that changed it. Raises NoBox where nothing of it lies inside."""
     xmin, ymin, xmax, ymax = box
@@ -84,18 +134,22 @@ def _points_box(geometry: str, text: str) -> Box:
         raise NoBox(f"the points of a {geometry} cannot be read: {text[:60]}") from None
 
 
-def mask_box(mask: NDArray[np.integer], shape: tuple[int, int], lossy: bool = False) -> tuple[Box, tuple[str, ...]]:
-    """Bounding rectangle of the marked pixels, in pixels of an image of ``shape``, and flags (mask_resized).
+def marked_pixels(
+    mask: NDArray[np.integer], shape: tuple[int, int], lossy: bool = False
+) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+    """A mask file's pixels as 0/1 in the size of an image of ``shape``, and flags (mask_resized).
 
     lossy: the mask went through JPEG, whose ringing leaves small values round the outline; half of the range counts.
-    Raises EmptyMask where nothing is marked.
     """
     marked = (mask > (np.iinfo(mask.dtype).max // 2 if lossy else 0)).astype(np.uint8)
-    flags: tuple[str, ...] = ()
-    if marked.shape != shape:
-        marked = cv2.resize(marked, shape[::-1], interpolation=cv2.INTER_NEAREST)
-        flags = ("mask_resized",)
+    if marked.shape == shape:
+        return marked, ()
+    return cv2.resize(marked, shape[::-1], interpolation=cv2.INTER_NEAREST), ("mask_resized",)
+
+
+def mask_box(marked: NDArray[np.uint8]) -> Box:
+    """Bounding rectangle of the marked pixels. Raises EmptyMask where nothing is marked."""
     x, y, width, height = cv2.boundingRect(marked)
     if width == 0:
-        raise EmptyMask(f"no pixel of the mask ({mask.shape[0]} x {mask.shape[1]}) is marked")
-    return (float(x), float(y), float(x + width), float(y + height)), flags
+        raise EmptyMask(f"no pixel of the mask ({marked.shape[0]} x {marked.shape[1]}) is marked")
+    return float(x), float(y), float(x + width), float(y + height)

@@ -30,7 +30,7 @@ STAGE_VERSIONS = {
     "inventory": 1,
     "shard": 1,
     "convert": 2,
-    "crop": 1,
+    "crop": 2,
     "manifest": 2,
     "cohort": 2,
     "pack": 1,

@@ -221,6 +221,7 @@ CROP_LEDGER: dict[str, Column] = {
     "roi_y0": INT,
     "roi_x1": INT,
     "roi_y1": INT,
+    "outline_path": STRING,  # relative to the store: the lesion as 0/255 in the crop's pixels
 }
 
 # One row per image, ready for training; rows that are left out keep their place and say why.
@@ -244,6 +245,7 @@ MANIFEST: dict[str, Column] = {
 MANIFEST_FINDINGS: dict[str, Column] = {
     **FINDINGS,
     "roi_path": STRING,  # relative to the store
+    "roi_outline_path": STRING,  # relative to the store
     "out_xmin": FLOAT,
     "out_ymin": FLOAT,
     "out_xmax": FLOAT,
