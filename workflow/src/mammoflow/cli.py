@@ -15,6 +15,7 @@ from mammoflow.errors import UserError
 
 COMMANDS = {
     "datasets": ("mammoflow.datasets.listing", "list the archives: licence, access, what to put where"),
+    "pseudonymise": ("mammoflow.pseudonymise.command", "write a DICOM tree again with pseudonyms, and audit it"),
     "detect": ("mammoflow.datasets.detection", "find known archives below a directory"),
     "collect": ("mammoflow.collect.command", "fetch an archive, or say how to get it; resumes, verifies"),
     "registry": ("mammoflow.registry", "write checksums of a dataset directory (or a DVC pointer), verify them later"),

@@ -9,7 +9,7 @@ from mammoflow.datasets.headers import quiet_validation
 
 ERROR = "error"  # key of the reason, in the place of every other, where a file has no readable header
 # What pydicom meets a broken file with, beside its own InvalidDicomError.
-_BROKEN = (OSError, EOFError, ValueError, AttributeError, TypeError, KeyError)
+BROKEN = (OSError, EOFError, ValueError, AttributeError, TypeError, KeyError, NotImplementedError)
 
 
 def read_tags(paths: Collection[Path], keywords: Sequence[str], threads: int = 8) -> list[dict[str, Any]]:
@@ -30,7 +30,7 @@ def _read(path: Path, keywords: Sequence[str]) -> dict[str, Any]:
         header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(keywords))
         values = {keyword: _plain(header.get(keyword)) for keyword in keywords}
         values["TransferSyntaxUID"] = _plain(header.file_meta.get("TransferSyntaxUID"))
-    except (pydicom.errors.InvalidDicomError, *_BROKEN) as error:
+    except (pydicom.errors.InvalidDicomError, *BROKEN) as error:
         return {ERROR: str(error)}
     return {keyword: value for keyword, value in values.items() if value not in (None, "", [])}
 

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-_SMALL = 512  # pixels: longer side of the searched copy
+SMALL = 512  # pixels: longer side of the searched copy
 _WHITE = 240  # grey of labels and bare film
 _SMALLEST = 0.01  # share of the frame below which nothing is a breast
 
@@ -40,7 +40,7 @@ def find(grey: Callable[[NDArray], NDArray[np.uint8]], pixels: NDArray[np.intege
 
     margin: pixels of the stored image kept around the breast on each side.
     """
-    step = max(1, -(-max(pixels.shape) // _SMALL))
+    step = max(1, -(-max(pixels.shape) // SMALL))
     small = grey(np.ascontiguousarray(pixels[::step, ::step]))
     mask = breast_mask(small)
     if mask is None:
