@@ -13,7 +13,6 @@ from pydicom import uid
 
 from made_images import breast_picture, dicom, save
 from mammoflow import cli, convert, settings, tables
-from mammoflow.datasets.catalog import IntensityRule
 from mammoflow.errors import UserError
 from mammoflow.imaging import png, supervise
 from mammoflow.imaging.decode import read_image
@@ -296,19 +295,6 @@ def test_convert_file_says_why_it_failed(tmp_path, capsys):
     assert "could not be converted: " in captured.err
     assert not (tmp_path / "a.png").exists()
     assert cli.main(["convert-file", str(tmp_path / "absent"), "--out", str(tmp_path / "a.png")]) == 2
-
-
-def test_inspect_shows_and_draws(archive, tmp_path, capsys):
-    root, _ = archive
-    assert cli.main(["inspect", str(root / "image1.dcm"), "--out", str(tmp_path / "drawn.png")]) == 0
-    shown = capsys.readouterr().out
-    for word in ("WindowCenter", "imagecodecs", "right in the stored image", "breast box"):
-        assert word in shown
-    drawn = cv2.imread(str(tmp_path / "drawn.png"), cv2.IMREAD_UNCHANGED)
-    assert drawn.shape == (320, 256)
-    plain = IntensityRule()
-    assert plain.voi
-    assert (drawn == 255).any()
 
 
 def test_converting_loads_neither_torch_nor_rich():

@@ -175,7 +175,7 @@ def test_the_new_tree_is_an_archive_and_converts(tree, tmp_path):
 
 
 def test_pixels_stay_as_they_are_beside_the_corners(tree, tmp_path):
-    result = run(tree, tmp_path / "out", compress=True)
+    result = run(tree, tmp_path / "out", compress=True, blanking=Blanking("corners", 0.3, 0.15))
     for row in result["mapping"].dropna(subset=["new_image_id"]).query("reason.isna()").to_dict("records"):
         old = read_image(tree / row["path"]).pixels
         new = read_image(tmp_path / "out" / row["new_path"]).pixels

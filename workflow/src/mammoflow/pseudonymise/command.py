@@ -42,7 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--findings", type=Path, help=f"table of boxes; default SRC/{FINDINGS} where it exists")
     parser.add_argument("--labels", type=Path, help=f"table of labels; default SRC/{LABELS} where it exists")
     parser.add_argument("--blank", choices=BLANKS, default="corners", help="what to blank; the breast never is")
-    parser.add_argument("--corner", default="0.3x0.15", metavar="WxH", help="corner rectangles, shares of the frame")
+    parser.add_argument("--corner", default="0.5x0.15", metavar="WxH", help="corner rectangles, shares of the frame")
     parser.add_argument("--compress", action="store_true", help="JPEG Lossless instead of uncompressed")
     parser.add_argument("--mapping", type=Path, help="CSV of old and new ids, for your vault; chmod 600")
     parser.add_argument("--threads", type=int, default=pool.default_threads())
@@ -82,10 +82,10 @@ def check_places(root: Path, out: Path, key_file: Path, mapping: Path | None) ->
 
 
 def parse_corner(mode: str, text: str) -> Blanking:
-    """``0.3x0.15``: width and height of a corner as shares of the frame, at most a half."""
+    """``0.5x0.15``: width and height of a corner as shares of the frame, at most a half."""
     match = re.fullmatch(r"(0?\.\d+)x(0?\.\d+)", text)
     if not match or not all(0 < float(share) <= 0.5 for share in match.groups()):
-        raise UserError(f"--corner {text} is not WIDTHxHEIGHT with shares up to 0.5 of the frame, such as 0.3x0.15")
+        raise UserError(f"--corner {text} is not WIDTHxHEIGHT with shares up to 0.5 of the frame, such as 0.5x0.15")
     return Blanking(mode, *map(float, match.groups()))
 
 
