@@ -66,7 +66,9 @@ def run(args: argparse.Namespace) -> None:
     summary = summarize(args.dataset, manifest, boxed, converted, cropped, policy)
     tables.write(boxed, args.out / "findings.parquet")
     inputs = {name: args.inventory / f"{name}.parquet" for name in ("images", "findings")}
-    record = provenance.record("manifest", {**section, "labels": policy}, inputs=inputs)
+    record = provenance.record(
+        "manifest", {**section, "labels": policy, "for_processing": args.for_processing}, inputs=inputs
+    )
     write_json(args.out / "summary.json", {**summary, "reproduction": record})
     tables.write(manifest, args.out / "manifest.csv")
     tables.write(manifest, args.out / "manifest.parquet")

@@ -6,8 +6,8 @@ Every DICOM file below the root becomes a row, whatever its name. Excluded, with
 and damaged headers (``unreadable_header``). Side, view, age, vendor and implant come from the header.
 
 ``image_id`` is the SOPInstanceUID. ``patient_id`` is the header's PatientID as it stands: if that is a real hospital
-number, give the archive to a de-identifier first, since ids appear in tables, paths and logs. Files without PatientID
-are grouped by study.
+number, run `mammoflow pseudonymise` first, since ids appear in tables, paths and logs. Files without PatientID are
+grouped by study.
 
 ``labels.csv`` in the root (see :mod:`mammoflow.datasets.dicom_labels` for its columns) gives pathology, BI-RADS,
 density, age, site and split; ``findings.csv`` gives boxes in VinDr-Mammo's columns ``image_id, finding_categories,

@@ -73,14 +73,18 @@ def breast_mask(small: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
     square = np.ones((size, size), np.uint8)  # separable: five times as fast as a disc
     # Outside the frame counts as background, or a strip along the edge would survive at half the width.
     opened = cv2.morphologyEx(above, cv2.MORPH_OPEN, square, borderType=cv2.BORDER_CONSTANT, borderValue=0)
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(opened, connectivity=4)
+    count, labels = cv2.connectedComponents(opened, connectivity=4)
     if count < 2:
         return None
-    large = [label for label in range(1, count) if stats[label, cv2.CC_STAT_AREA] >= _SMALLEST * small.size]
+    # OpenCV's statistics take twice the time of the labelling; mostly there is one component, which needs none.
+    areas = np.bincount(labels.ravel()) if count > 2 else (0, cv2.countNonZero(opened))
+    large = [label for label in range(1, count) if areas[label] >= _SMALLEST * small.size]
     if not large:
         return None
     # Bare film beside the breast is evenly white; it is taken only where there is nothing else.
-    best = max(large, key=lambda label: (not _is_blank(smooth[labels == label]), stats[label, cv2.CC_STAT_AREA]))
+    best = large[0]
+    if len(large) > 1:
+        best = max(large, key=lambda label: (not _is_blank(smooth[labels == label]), areas[label]))
     return (labels == best).astype(np.uint8)
 
 
