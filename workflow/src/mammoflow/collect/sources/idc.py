@@ -8,6 +8,7 @@ its MD5.
 
 import csv
 import gzip
+import importlib
 import importlib.util
 import os
 import re
@@ -151,9 +152,8 @@ class Idc:
         if where and "://" not in where:
             return Path(where)
         if not where and importlib.util.find_spec("idc_index_data"):
-            from idc_index_data import IDC_INDEX_PARQUET_FILEPATH
-
-            return Path(IDC_INDEX_PARQUET_FILEPATH)
+            # By name: it is used where it happens to be, and no requirement of ours.
+            return Path(importlib.import_module("idc_index_data").IDC_INDEX_PARQUET_FILEPATH)
         url = where or INDEX
         # An index of one's own belongs to this archive's directory; the published one is shared.
         folder = self.root / ".collect" if where else _cache()
