@@ -11,7 +11,7 @@ from mammoflow.collect.http import Client
 from mammoflow.collect.model import Series
 from mammoflow.collect.pace import Pace
 from mammoflow.collect.selection import choose, exam_of, read_patients
-from mammoflow.collect.sources.idc import Idc
+from mammoflow.collect.sources.idc import COLUMNS, Idc
 from mammoflow.errors import UserError
 
 
@@ -73,6 +73,17 @@ def test_patients_of_a_file_or_a_list(tmp_path: Path) -> None:
     assert read_patients("D1-0001, D1-0002") == ["D1-0001", "D1-0002"]
     with pytest.raises(UserError, match="neither a file"):
         read_patients(",")
+
+
+def test_histology_slides_are_no_part_of_the_archive(tmp_path: Path) -> None:
+    rows = [
+        f"tcga_brca,,TCGA-AO-A03M,1.2,1.3.{k},{name},1.4,1,CC0,s3://b/u{k}/*,1"
+        for k, name in enumerate(["MR", "SM", "ANN"])
+    ]
+    (tmp_path / "index.csv").write_text("\n".join([",".join(COLUMNS), *rows, ""]))
+    settings = {"base_url": None, "idc_index": str(tmp_path / "index.csv")}
+    series = Idc("tcga_brca", settings, tmp_path, Client(Pace(0, Event()), 1)).series()
+    assert [one.modality for one in series] == ["MR"]
 
 
 @pytest.mark.real
