@@ -39,7 +39,7 @@ COMMANDS = {
     "evaluate": ("mammoflow.evaluate", "metrics with patient-clustered intervals"),
     "compare": ("mammoflow.compare", "compare runs on the test units they share, as a table and a page"),
     "report": ("mammoflow.report", "write the self-contained HTML report"),
-    "status": ("mammoflow.status", "what is done, failed and quarantined per dataset"),
+    "status": ("mammoflow.status", "what is done, failed, quarantined and running per dataset"),
     "plan": ("mammoflow.plan", "what a configuration will cost: images, GB, core-hours, GPU-hours"),
     "check-cluster": ("mammoflow.preflight", "will this configuration run on this SLURM cluster? Says so in a second"),
     "failed-shards": ("mammoflow.failed_shards", "ledgers that hold failed images, for snakemake -R"),

@@ -22,6 +22,7 @@ from mammoflow.imaging import pool, store, supervise
 from mammoflow.imaging.decode import StoredImage, read_listed
 from mammoflow.imaging.errors import DecodeError, StoreUnwritable
 from mammoflow.imaging.working import WorkingImage, make_working_image
+from mammoflow.job_record import Watch, ignore, job_record
 
 # What the table says of an image and its PNG depends on; a change makes the PNG anew.
 TABLE_INPUTS = ("laterality", "member", "height", "width", "bits_stored", "machine", "pixel_spacing_mm")
@@ -52,9 +53,9 @@ def run(args: argparse.Namespace) -> None:
     settings = config.parse_section("convert", args.settings)
     images = read_shard(args.shard, args.dataset)
     label = f"convert {args.dataset} {args.shard.stem}"
-    with writing(args.ledger, ledger) as ledger_rows:
-        ledger_rows += convert_images(
-            args.dataset, images, args.root, args.store, settings, args.threads, label, args.image_seconds
+    with job_record(args.ledger, f"convert {args.dataset}", len(images)) as watch, writing(args.ledger, ledger) as rows:
+        rows += convert_images(
+            args.dataset, images, args.root, args.store, settings, args.threads, label, args.image_seconds, watch
         )
 
 
@@ -111,6 +112,7 @@ def convert_images(
     threads: int = 1,
     label: str = "convert",
     image_seconds: float = supervise.DEFAULT_SECONDS,
+    watch: Watch = ignore,
 ) -> list[dict[str, Any]]:
     """Convert each row of ``images``; one ledger row per image. Paths of the rows are relative to ``root``.
 
@@ -129,7 +131,7 @@ def convert_images(
 
     jobs = records(images)
     with store.tidy(store_root, (store_path(image, recipe) for image in jobs)):
-        return supervise.run_supervised(work, jobs, blame, threads, label, image_seconds)
+        return supervise.run_supervised(work, jobs, blame, threads, label, image_seconds, watch)
 
 
 def convert_image(

@@ -25,6 +25,7 @@ from mammoflow.imaging.decode import StoredImage, read_image, read_listed
 from mammoflow.imaging.errors import DecodeError, NoSpacing, StoreUnwritable, UnreadableFile
 from mammoflow.imaging.pool import Result
 from mammoflow.imaging.working import grey_table
+from mammoflow.job_record import Watch, ignore, job_record
 
 _INTENSITY = {"intensity": "window", "window_index": 0}
 
@@ -45,9 +46,19 @@ def run(args: argparse.Namespace) -> None:
     images = read_shard(args.shard, args.dataset)
     findings = tables.read(args.findings, "findings")
     label = f"crop {args.dataset} {args.shard.stem}"
-    with writing(args.ledger, ledger) as ledger_rows:
-        ledger_rows += crop_findings(
-            args.dataset, images, findings, args.root, args.store, settings, args.threads, label, args.image_seconds
+    located = int((findings["geometry"] != "none").sum())
+    with job_record(args.ledger, f"crop {args.dataset}", located) as watch, writing(args.ledger, ledger) as rows:
+        rows += crop_findings(
+            args.dataset,
+            images,
+            findings,
+            args.root,
+            args.store,
+            settings,
+            args.threads,
+            label,
+            args.image_seconds,
+            watch,
         )
 
 
@@ -66,6 +77,7 @@ def crop_findings(
     threads: int = 1,
     label: str = "crop",
     image_seconds: float = supervise.DEFAULT_SECONDS,
+    watch: Watch = ignore,
 ) -> list[dict[str, Any]]:
     """Cut each finding that has a geometry; one ledger row per such finding.
 
@@ -91,7 +103,7 @@ def crop_findings(
         return [_failed(finding, recipe, store_root, error) for finding in job[1]]
 
     with store.tidy(store_root, (_relative(finding, recipe) for _, group in jobs for finding in group)):
-        return supervise.run_supervised(work, jobs, blame, threads, label, image_seconds)
+        return supervise.run_supervised(work, jobs, blame, threads, label, image_seconds, watch)
 
 
 def crop_image(

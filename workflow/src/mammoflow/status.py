@@ -1,8 +1,9 @@
-"""What is done, failed and quarantined per dataset, read from the ledgers that exist."""
+"""What is done, failed, quarantined and running per dataset, read from the ledgers and the records of jobs."""
 
 import argparse
 import json
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from rich.table import Table
 from mammoflow import tables
 from mammoflow.errors import UserError
 from mammoflow.imaging.errors import meaning
+from mammoflow.job_record import JobRecord, read_records
+
+JOBS_SHOWN = 20
 
 
 def ledger_paths(results: Path, dataset: str, stage: str) -> list[Path]:
@@ -29,7 +33,8 @@ def shard_count(results: Path, dataset: str) -> int:
 
 
 def dataset_status(results: Path, dataset: str) -> dict[str, Any]:
-    """Counts of one dataset: images listed, present, converted, failed (by reason), shards done of all, lesions cut.
+    """Counts of one dataset: images listed, present, converted, failed (by reason), quarantined; shards done, running,
+    stopped and waiting of all; lesions cut; what became of the manifest; and the jobs that run or did not end well.
 
     Raises UserError where a ledger cannot be read.
     """
@@ -38,18 +43,41 @@ def dataset_status(results: Path, dataset: str) -> dict[str, Any]:
     rows = pd.concat([tables.read(path, "convert_ledger") for path in ledgers]) if ledgers else None
     crops = [tables.read(path, "crop_ledger") for path in ledger_paths(results, dataset, "crop")]
     errors = Counter() if rows is None else Counter(rows.loc[rows["status"] == "failed", "error"].str.split(":").str[0])
+    shards = shard_count(results, dataset)
+    jobs = {stage: read_records(results, dataset, stage, shards) for stage in ("convert", "crop")}
+    states = Counter(job.state for job in jobs["convert"])
+    # A shard that is converted again keeps its old ledger until the new one is written.
+    waiting = {f"{index:04d}-of-{shards:04d}" for index in range(shards)}
+    waiting -= {path.stem for path in ledgers} | {job.shard for job in jobs["convert"]}
     return {
         "images": len(images),
         "present": int(images["path"].notna().sum()),
-        "shards": shard_count(results, dataset),
+        "shards": shards,
         "shards_done": len(ledgers),
+        "shards_running": states["running"],
+        "shards_stopped": states["failed"] + states["killed"],
+        "shards_waiting": len(waiting),
         "converted": 0 if rows is None else int((rows["status"] == "ok").sum()),
         "failed": sum(errors.values()),
         "reasons": dict(errors.most_common()),
+        "quarantined": _quarantined(results / dataset),
         "lesions": sum(int((crop["status"] == "ok").sum()) for crop in crops),
         "lesions_failed": sum(int((crop["status"] == "failed").sum()) for crop in crops),
         "manifest": (results / dataset / "manifest.parquet").is_file(),
+        "refused": (results / dataset / "quarantine.failed.csv").is_file(),
+        "jobs": [
+            {**asdict(job), "log": str(results / "logs" / stage / dataset / f"{job.shard}.log")}
+            for stage, records in jobs.items()
+            for job in records
+        ],
     }
+
+
+def _quarantined(directory: Path) -> int:
+    """Rows of the list that the last manifest wrote: images and lesions that it leaves out as unreadable."""
+    lists = [directory / name for name in ("quarantine.failed.csv", "quarantine.csv")]
+    newest = next((path for path in lists if path.is_file()), None)
+    return 0 if newest is None else len(pd.read_csv(newest))
 
 
 def known_datasets(results: Path) -> list[str]:
@@ -72,23 +100,39 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         print(json.dumps(status, indent=2, sort_keys=True))
         return
-    view = Table("dataset", "images", "present", "shards", "converted", "failed", "lesions cut", "manifest")
+    console = Console()
+    console.print(_table(status))
+    for name, row in status.items():
+        # Plain print: lines that people copy must not be wrapped or coloured.
+        for job in row["jobs"][:JOBS_SHOWN]:
+            values = {key: value for key, value in job.items() if key != "log"}
+            print(f"{JobRecord(**values).sentence()}; log {job['log']}")
+        if len(row["jobs"]) > JOBS_SHOWN:
+            print(f"{name}: {len(row['jobs']) - JOBS_SHOWN} more jobs; --json lists them all")
+        for reason, count in row["reasons"].items():
+            print(f"{name}: {count} x {reason}: {meaning(reason)}")
+        if row["reasons"]:
+            retry = f"snakemake -R $(python -m mammoflow failed-shards {name})"
+            print(f"{name}: each image with its error: quarantine.csv. Try again: {retry}")
+        if row["refused"]:
+            print(f"{name}: too many images failed for a manifest; see {args.results / name / 'quarantine.failed.csv'}")
+
+
+def _table(status: dict[str, dict[str, Any]]) -> Table:
+    names = ("dataset", "images", "present", "shards done", "running", "stopped", "converted", "failed", "quarantined")
+    view = Table(*names, "lesions cut", "manifest")
     for name, row in status.items():
         view.add_row(
             name,
             str(row["images"]),
             str(row["present"]),
             f"{row['shards_done']} of {row['shards']}",
+            str(row["shards_running"]),
+            str(row["shards_stopped"]),
             str(row["converted"]),
             str(row["failed"]),
+            str(row["quarantined"]),
             f"{row['lesions']} ({row['lesions_failed']} failed)",
-            "written" if row["manifest"] else "not yet",
+            "refused" if row["refused"] else "written" if row["manifest"] else "not yet",
         )
-    console = Console()
-    console.print(view)
-    for name, row in status.items():
-        for reason, count in row["reasons"].items():
-            console.print(f"{name}: {count} x {reason}: {meaning(reason)}", soft_wrap=True)
-        if row["reasons"]:
-            retry = f"snakemake -R $(python -m mammoflow failed-shards {name})"
-            console.print(f"{name}: each image with its error: quarantine.csv. Try again: {retry}", soft_wrap=True)
+    return view

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import cv2
 
 from mammoflow.errors import UserError
+from mammoflow.job_record import Watch, ignore
 
 Job = TypeVar("Job")
 Result = tuple[str, Any]  # done, reused or failed; and the row
@@ -47,9 +48,10 @@ def run_jobs(work: Callable[[Job], list[Result]], jobs: Sequence[Job], threads: 
 
 
 class Tally:
-    """Counts of a run: progress on stderr while it goes on, and a summary when its block ends well."""
+    """Counts of a run: progress on stderr and to ``watch`` while it goes on, and a summary when its block ends well."""
 
-    def __init__(self, label: str, total: int) -> None:
+    def __init__(self, label: str, total: int, watch: Watch = ignore) -> None:
+        self._watch = watch
         self._label = label
         self._counts: Counter[str] = Counter()
         self._progress = _progress(label, total)
@@ -63,6 +65,7 @@ class Tally:
         """Count the results of one job."""
         self._counts.update(word for word, _ in results)
         self._advance(self._counts)
+        self._watch(self._counts)
 
     def say(self, sentence: str) -> None:
         """Print something that a person should know of."""

@@ -36,6 +36,7 @@ from mammoflow.imaging.errors import (
 )
 from mammoflow.imaging.isolated import die_with_parent
 from mammoflow.imaging.pool import Result, Tally
+from mammoflow.job_record import Watch, ignore
 
 Job = TypeVar("Job")
 Work = Callable[[Job], list[Result]]
@@ -64,13 +65,15 @@ def run_supervised(
     threads: int,
     label: str,
     seconds: float = DEFAULT_SECONDS,
+    watch: Watch = ignore,
 ) -> list[dict[str, Any]]:
     """As :func:`pool.run_jobs`, in a process of its own; ``blame`` makes the rows of a job that ended its process.
+    ``watch`` is told the counts so far.
 
     Raises Unfinished, with all rows, where the store cannot be written; SystemExit on SIGTERM, when no process is left.
     """
     results: dict[int, list[Result]] = {}
-    with _sigterm_raises(), Tally(label, len(jobs)) as tally:
+    with _sigterm_raises(), Tally(label, len(jobs), watch) as tally:
         try:
             for index, outcome in supervise(work, jobs, threads, seconds, tally.say):
                 results[index] = blame(jobs[index], outcome) if isinstance(outcome, DecodeError) else outcome

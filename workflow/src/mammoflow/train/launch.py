@@ -64,10 +64,13 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     arguments = args.arguments[1:] if args.arguments[:1] == ["--"] else args.arguments
     try:
-        started = command(args.processes, step_nodes(dict(os.environ)), os.environ.get("SLURM_JOB_ID", ""), arguments)
+        nodes = step_nodes(dict(os.environ))
+        started = command(args.processes, nodes, os.environ.get("SLURM_JOB_ID", ""), arguments)
     except UserError as error:
         sys.exit(f"mammoflow.train.launch: {error}")
     os.environ["OMP_NUM_THREADS"] = str(threads_per_process(args.processes, dict(os.environ)))
+    where = f"each of {', '.join(nodes)}" if nodes else "this machine"
+    print(f"{args.processes} training processes on {where}", file=sys.stderr, flush=True)
     sys.stdout.flush()
     os.execv(started[0], started)
 
