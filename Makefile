@@ -11,9 +11,9 @@ export PYTHONPATH := $(CURDIR)/workflow/src
 RUN_PINS := requirements/workflow.txt requirements/collect.txt requirements/convert.txt requirements/tabular.txt requirements/train.txt
 PINS := $(RUN_PINS) requirements/dev.txt requirements/constraints.txt
 
-.PHONY: help env demo test test-fast lint format config-reference pins clean
+.PHONY: help env demo test test-cluster test-fast playground playground-down lint format config-reference pins clean
 help: ## show this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
 
 env: $(VENV)/.made ## make .venv with every pinned package
 
@@ -37,6 +37,17 @@ demo: env ## synthetic archives through the whole workflow, to results/demo/repo
 
 test: env ## every test that needs no root
 	$(BIN)/python -m pytest -m "not cluster and not browser" -n $(CORES) --dist loadfile
+
+test-cluster: env ## as root: the tests on a SLURM that they start (apt-get install slurmctld slurmd slurm-client munge)
+	$(BIN)/python -m pytest tests/cluster -m cluster
+
+playground: ## as root: start a small SLURM here; watch it with squeue
+	tests/cluster/playground.sh up
+	@echo 'Now, in an activated .venv: MAMMOFLOW_SLURM_STATUS=squeue snakemake --profile slurm --configfile config/demo.yaml'
+	@echo 'Watch: watch -n1 squeue -o "%.6i %.9P %.10T %.8M %.4C %.7m %.12N %k".  Stop it: make playground-down'
+
+playground-down: ## stop that SLURM
+	tests/cluster/playground.sh down
 
 test-fast: env ## unit tests only
 	$(BIN)/python -m pytest tests/unit -m "not slow"
