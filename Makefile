@@ -11,7 +11,7 @@ export PYTHONPATH := $(CURDIR)/workflow/src
 RUN_PINS := requirements/workflow.txt requirements/collect.txt requirements/convert.txt requirements/tabular.txt requirements/train.txt
 PINS := $(RUN_PINS) requirements/dev.txt requirements/constraints.txt
 
-.PHONY: help env demo test test-cluster test-fast playground playground-down lint format config-reference pins clean
+.PHONY: help env demo test test-cluster test-fast playground playground-down bench lint format config-reference pins clean
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
 
@@ -51,6 +51,9 @@ playground-down: ## stop that SLURM
 
 test-fast: env ## unit tests only
 	$(BIN)/python -m pytest tests/unit -m "not slow"
+
+bench: env ## conversion speed and memory beside other pipelines, into docs/benchmarks.md (about ten minutes, best idle)
+	$(BIN)/python benchmarks/conversion.py --write docs/benchmarks.md
 
 lint: env ## ruff, snakefmt and Snakemake's own linter
 	$(BIN)/ruff check .

@@ -19,6 +19,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "workflow" / "src")]
 from mammoflow import convert, phantom, settings  # noqa: E402
 from mammoflow.costs import rates  # noqa: E402
 from mammoflow.inventory import take_inventory  # noqa: E402
+from mammoflow.rows import from_frame  # noqa: E402
 
 ARCHIVES = ("rsna", "vindr_mammo", "ddsm", "mias")
 
@@ -51,10 +52,11 @@ def timings(name: str, folder: Path, patients: int) -> list[dict[str, object]]:
     rows = []
     for number in range(len(images)):
         one = images.iloc[[number]]
+        (row,) = from_frame(one)
         spent = []
         for repeat in range(3):  # a store of its own each time: a finished image would be reused
             started = time.process_time()
-            (ledger,) = convert.convert_images(name, one, root, folder / f"store{repeat}", section)
+            (ledger,) = convert.convert_images(name, [row], root, folder / f"store{repeat}", section)
             spent.append(time.process_time() - started)
         if ledger["status"] != "ok":
             continue

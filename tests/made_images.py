@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import uid
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.encaps import encapsulate
+from pydicom.dataset import Dataset
 from pydicom.uid import UID
+
+from mammoflow.imaging import encode
 
 
 def breast_picture(
@@ -30,59 +30,8 @@ def breast_picture(
 
 
 def dicom(pixels: NDArray[np.integer], syntax: UID = uid.ExplicitVRLittleEndian, **tags: object) -> Dataset:
-    """An MG object around ``pixels`` (rows, columns) of 8 or 16 bits. ``tags`` are set last and may be None."""
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = uid.DigitalMammographyXRayImageStorageForPresentation
-    meta.MediaStorageSOPInstanceUID = uid.generate_uid(entropy_srcs=["the same in each run"])
-    meta.TransferSyntaxUID = syntax
-    ds = Dataset()
-    ds.file_meta = meta
-    ds.SOPClassUID, ds.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
-    ds.Modality, ds.PresentationIntentType = "MG", "FOR PRESENTATION"
-    ds.Rows, ds.Columns = pixels.shape
-    ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
-    ds.BitsAllocated = 8 * pixels.dtype.itemsize
-    ds.BitsStored = ds.BitsAllocated
-    ds.PixelRepresentation = int(pixels.dtype.kind == "i")
-    for name, value in tags.items():
-        setattr(ds, name, value)
-    ds.HighBit = ds.BitsStored - 1
-    if not syntax.is_encapsulated:
-        order = "<" if syntax.is_little_endian else ">"
-        ds.PixelData = pixels.astype(pixels.dtype.newbyteorder(order)).tobytes()
-        ds["PixelData"].VR = "OB" if ds.BitsAllocated == 8 else "OW"
-    else:
-        compress(ds, pixels, syntax)
-    return ds
-
-
-def compress(ds: Dataset, pixels: NDArray[np.integer], syntax: UID) -> None:
-    """Encode ``pixels`` losslessly (JPEG baseline: with loss) into ``ds``."""
-    bits = int(ds.BitsStored)
-    if syntax == uid.RLELossless:
-        ds.PixelData = pixels.tobytes()
-        ds["PixelData"].VR = "OW"
-        ds.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
-        ds.compress(uid.RLELossless, encoding_plugin="pylibjpeg", generate_instance_uid=False)  # gdcm aborts on 8 bits
-        return
-    unsigned = pixels.view(f"u{pixels.dtype.itemsize}")
-    if syntax in (uid.JPEGLossless, uid.JPEGLosslessSV1):
-        frame = imagecodecs.jpeg8_encode(unsigned, lossless=True, predictor=1, bitspersample=bits)
-    elif syntax == uid.JPEGBaseline8Bit:
-        frame = imagecodecs.jpeg8_encode(unsigned, level=95)
-    elif syntax == uid.JPEGExtended12Bit:
-        frame = imagecodecs.jpeg8_encode(unsigned, level=95, bitspersample=12)
-    elif syntax in (uid.JPEGLSLossless, uid.JPEGLSNearLossless):
-        frame = imagecodecs.jpegls_encode(unsigned)
-    elif syntax in (uid.JPEG2000Lossless, uid.JPEG2000):
-        frame = imagecodecs.jpeg2k_encode(pixels, codecformat="J2K", reversible=True, bitspersample=bits)
-    elif syntax == uid.HTJ2KLossless:
-        frame = imagecodecs.htj2k_encode(unsigned)
-    else:
-        raise ValueError(f"no encoder for {syntax.name}")
-    ds.PixelData = encapsulate([frame])
-    ds["PixelData"].VR = "OB"
-    ds["PixelData"].is_undefined_length = True
+    """An MG object around ``pixels`` (see :func:`mammoflow.imaging.encode.dataset`)."""
+    return encode.dataset(pixels, syntax, **tags)
 
 
 def save(ds: Dataset, path: Path) -> Path:

@@ -25,6 +25,7 @@ from cluster.slurm import Cluster, ClusterWorkflow, Job, wait_until
 from mammoflow import settings, tables
 from mammoflow.convert import convert_images
 from mammoflow.imaging import store
+from mammoflow.rows import from_frame
 from workflow.harness import make_workflow, mammoflow
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
@@ -331,7 +332,7 @@ def test_nothing_is_lost_or_twice_and_the_pictures_are_those_of_an_undisturbed_c
     assert len(tables.read(drill.workflow.directory / "results/cmmd/manifest.parquet", "manifest")) == len(listed)
 
     section = settings.parse_section("convert", json.dumps(SECTIONS["convert"]))
-    undisturbed = convert_images("cmmd", listed, drill.root, tmp_path, section, threads=2)
+    undisturbed = convert_images("cmmd", from_frame(listed), drill.root, tmp_path, section, threads=2)
     found = (drill.workflow.directory / "store").rglob("[!.]*.png")
     assert sorted(str(path.relative_to(drill.workflow.directory / "store")) for path in found) == sorted(
         row["path"] for row in undisturbed

@@ -13,6 +13,7 @@ from pydicom import uid
 
 from made_images import breast_picture, dicom, save
 from mammoflow import cli, convert, settings, tables
+from mammoflow import rows as plain
 from mammoflow.errors import UserError
 from mammoflow.imaging import png, supervise
 from mammoflow.imaging.decode import read_image
@@ -60,9 +61,9 @@ def run(root, images, store, capsys=None, **section):
     """Convert; returns the ledger and the counts of the summary line."""
     values = settings.resolve_section("convert", {"long_side": 200, **section})
     rows = convert.convert_images(
-        "dicom_folder", images, root, store, values, threads=2, label="convert x 0000-of-0001"
+        "dicom_folder", plain.from_frame(images), root, store, values, threads=2, label="convert x 0000-of-0001"
     )
-    ledger = convert.ledger(rows)
+    ledger = tables.finish("convert_ledger", pd.DataFrame(rows))
     if capsys is None:
         return ledger
     last = capsys.readouterr().err.strip().splitlines()[-1]
@@ -315,9 +316,9 @@ def test_a_killed_run_leaves_whole_files_and_is_completed(archive, tmp_path):
         "import os, signal, sys\n"
         "from mammoflow import cli, convert\n"
         "read = convert.read_listed\n"
-        "def killing(image, root):\n"
+        "def killing(image, *others):\n"
         "    if image['image_id'] == 'image1': os.killpg(0, signal.SIGKILL)\n"
-        "    return read(image, root)\n"
+        "    return read(image, *others)\n"
         "convert.read_listed = killing\n"
         "cli.main(sys.argv[1:])\n"
     )

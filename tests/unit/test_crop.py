@@ -12,6 +12,7 @@ from PIL import Image
 
 from made_images import breast_picture, dicom, save
 from mammoflow import cli, crop, roi, settings, tables
+from mammoflow import rows as plain
 from mammoflow.errors import UserError
 from mammoflow.imaging import decode
 from mammoflow.imaging.errors import EmptyMask, NoBox
@@ -153,8 +154,9 @@ def archive(tmp_path):
 
 def run(root, images, findings, store, **section):
     values = settings.resolve_section("crop", {"margin": 0.25, "min_size_px": 32, **section})
-    rows = crop.crop_findings("dicom_folder", images, findings, root, store, values, threads=2)
-    return crop.ledger(rows).set_index("finding_id", drop=False)
+    jobs = plain.from_frame(images), plain.from_frame(findings)
+    rows = crop.crop_findings("dicom_folder", *jobs, root, store, values, threads=2)
+    return tables.finish("crop_ledger", pd.DataFrame(rows)).set_index("finding_id", drop=False)
 
 
 def test_a_box_is_cut_from_the_original_pixels_by_the_same_window(archive, tmp_path):

@@ -18,7 +18,7 @@ from pydicom import uid
 from pydicom.encaps import encapsulate
 
 from made_images import breast_picture, dicom, save
-from mammoflow.imaging import errors, isolated, layout, plugins
+from mammoflow.imaging import encode, errors, isolated, layout, plugins
 from mammoflow.imaging.decode import read_image, sniff_format
 from mammoflow.imaging.errors import DecodeError
 from mammoflow.imaging.pictures import Film
@@ -79,6 +79,21 @@ def test_lossy_jpeg_is_close(tmp_path, syntax, top, decoder):
     assert np.abs(image.pixels.astype(int) - pixels).max() <= 0.02 * top
 
 
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 15])
+def test_differences_modulo_2_16_are_right(tmp_path, bits):
+    """T.81 H.1.2.1; pylibjpeg clamps them (its issue 90) and libjpeg-turbo keeps the carry."""
+    pixels = np.random.default_rng(0).integers(0, 1 << bits, (67, 51)).astype(np.uint8 if bits == 8 else np.uint16)
+    ds = dicom(pixels, uid.JPEGLosslessSV1, BitsStored=bits)
+    ds.PixelData = encapsulate([encode.wrapping_frame(pixels, bits)])
+    ds["PixelData"].is_undefined_length = True
+    path = save(ds, tmp_path / "a.dcm")
+    image = read_image(path)
+    assert image.decoder == "imagecodecs"
+    np.testing.assert_array_equal(image.pixels, pixels)
+    if bits in (8, 12):
+        np.testing.assert_array_equal(isolated.decode(path.read_bytes(), "gdcm", 0), pixels)
+
+
 def test_eight_bit_samples_in_a_sixteen_bit_object(tmp_path):
     pixels = breast_picture(40, 30, top=255)
     ds = dicom(pixels, BitsStored=8)
@@ -124,6 +139,7 @@ def test_pylibjpeg_never_decodes_lossless_jpeg_where_another_is_installed(tmp_pa
     decoder = pydicom.pixels.get_decoder(syntax)
     monkeypatch.setattr(decoder, "_available", {"pylibjpeg": decoder._available["pylibjpeg"]})
     monkeypatch.setattr(plugins, "_DECODE", {})
+    monkeypatch.setattr(plugins, "find_spec", lambda name: None)
     plugins.plugins_for.cache_clear()
     try:
         image = read_image(path)

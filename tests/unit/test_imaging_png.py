@@ -28,6 +28,16 @@ def test_opencv_and_pillow_read_the_same_pixels(pixels):
         assert picture.text["mammoflow"] == '{"a":1}'
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("strip", [1, 200, 5000])
+def test_strips_leave_no_seam(monkeypatch, dtype, strip):
+    pixels = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, (37, 50), dtype)
+    whole = png.encode(pixels)
+    monkeypatch.setattr(png, "_STRIP", strip)
+    for data in (whole, png.encode(pixels)):
+        np.testing.assert_array_equal(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED), pixels)
+
+
 def test_a_crop_of_a_larger_array_is_written_as_it_looks(tmp_path):
     frame = np.arange(100 * 80, dtype=np.uint16).reshape(100, 80)
     png.write(tmp_path / "a.png", frame[10:50, 5:33])

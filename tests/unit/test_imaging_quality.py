@@ -17,9 +17,14 @@ from mammoflow.imaging.decode import read_image
 from mammoflow.imaging.flags import FLAGS
 from mammoflow.phantom.anatomy import Woman, draw_breast
 from mammoflow.phantom.mg_dicom import view_code
+from mammoflow.rows import from_frame
 
 SHAPE = (1664, 1280)
 NAME = ["DOE^JANE 1961-03-02", "ID 4711-0815"]
+
+
+def ledger(rows):
+    return tables.finish("convert_ledger", pd.DataFrame(rows))
 
 
 @cache
@@ -209,10 +214,14 @@ def test_the_ledger_carries_numbers_and_flags(tmp_path):
          "path": "a.dcm", "file_format": "dicom", "laterality": "R", "use": "labelled"},
     ])  # fmt: skip
     section = settings.resolve_section("convert", {"long_side": 200})
-    rows = convert.convert_images("dicom_folder", tables.finish("images", images), root, tmp_path / "s", section)
-    row = convert.ledger(rows).iloc[0]
+    rows = convert.convert_images(
+        "dicom_folder", from_frame(tables.finish("images", images)), root, tmp_path / "s", section
+    )
+    row = ledger(rows).iloc[0]
     assert set(row["flags"].split(";")) == {"implant", "laterality_disagrees", "text_suspected"}
     assert row["text_score"] > quality.THRESHOLDS["text_suspected"][1]
     assert row["side_score"] > 0
-    again = convert.convert_images("dicom_folder", tables.finish("images", images), root, tmp_path / "s", section)
-    assert convert.ledger(again).drop(columns="seconds").equals(convert.ledger(rows).drop(columns="seconds"))
+    again = convert.convert_images(
+        "dicom_folder", from_frame(tables.finish("images", images)), root, tmp_path / "s", section
+    )
+    assert ledger(again).drop(columns="seconds").equals(ledger(rows).drop(columns="seconds"))

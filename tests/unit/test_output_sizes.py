@@ -12,6 +12,7 @@ from mammoflow import convert, settings, tables
 from mammoflow.imaging.errors import NoSpacing, TooLarge
 from mammoflow.imaging.geometry import Geometry
 from mammoflow.imaging.working import size_at
+from mammoflow.rows import from_frame
 
 SQUARES = [(40, 60, 64, 84), (30, 200, 42, 260), (110, 130, 140, 146)]  # x0, y0, x1, y1 in stored pixels
 
@@ -38,9 +39,9 @@ def converted(tmp_path, pixels, table_spacing=None, side="L", section=None, **ta
     ])  # fmt: skip
     values = settings.resolve_section("convert", section or {})
     rows = convert.convert_images(
-        "dicom_folder", tables.finish("images", images), tmp_path / "raw", tmp_path / "store", values
+        "dicom_folder", from_frame(tables.finish("images", images)), tmp_path / "raw", tmp_path / "store", values
     )
-    row = convert.ledger(rows).iloc[0]
+    row = tables.finish("convert_ledger", pd.DataFrame(rows)).iloc[0]
     if row["status"] != "ok":
         return row, None
     return row, cv2.imread(str(tmp_path / "store" / row["path"]), cv2.IMREAD_UNCHANGED)

@@ -27,6 +27,7 @@ from mammoflow.pseudonymise.identities import carried, identities
 from mammoflow.pseudonymise.keys import Key, read_key
 from mammoflow.pseudonymise.pixels import Blanking
 from mammoflow.pseudonymise.transform import read_source
+from mammoflow.rows import from_frame
 
 KEY, OTHER = Key(b"0123456789abcdef" * 4), Key(b"fedcba9876543210" * 4)
 SECRETS = [
@@ -162,15 +163,19 @@ def test_the_new_tree_is_an_archive_and_converts(tree, tmp_path):
     assert set(findings["image_id"]) <= set(images["image_id"])
     assert len(findings) == 2
     section = settings.resolve_section("convert", {"long_side": 200})
-    rows = convert.convert_images("dicom_folder", images, out, tmp_path / "store", section, threads=2)
-    ledger = convert.ledger(rows)
+    rows = convert.convert_images("dicom_folder", from_frame(images), out, tmp_path / "store", section, threads=2)
+    ledger = tables.finish("convert_ledger", pd.DataFrame(rows))
     assert list(ledger["status"]) == ["ok"] * 4
     original = convert.convert_images(
-        "dicom_folder", dicom_folder.inventory(tree).images.query("use == 'labelled'"), tree, tmp_path / "old", section
+        "dicom_folder",
+        from_frame(dicom_folder.inventory(tree).images.query("use == 'labelled'")),
+        tree,
+        tmp_path / "old",
+        section,
     )
     geometry = list(tables.GEOMETRY)
     assert sorted(map(tuple, ledger[geometry].astype(str).to_numpy())) == sorted(
-        map(tuple, convert.ledger(original)[geometry].astype(str).to_numpy())
+        map(tuple, tables.finish("convert_ledger", pd.DataFrame(original))[geometry].astype(str).to_numpy())
     )
 
 

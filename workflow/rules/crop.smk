@@ -23,7 +23,8 @@ rule crop_shard:
         "../../envs/convert.yaml"
     threads: 2
     resources:
-        mem_mb=memory_mb(600, 400),
+        # Measured (docs/benchmarks.md): 200 + 230 for each thread on the largest mammograms.
+        mem_mb=memory_mb(400, 300),
         # A resource, not a parameter: what does not change a pixel must not run a job again.
         image_seconds=config["image_seconds"],
         runtime=runtime_minutes(60),

@@ -25,6 +25,7 @@ COMMANDS = {
     "convert": ("mammoflow.convert", "convert the images of one shard to PNG, with a ledger"),
     "convert-file": ("mammoflow.convert_file", "convert one file and print its ledger row as JSON"),
     "inspect": ("mammoflow.inspect", "show what the converter sees in one file"),
+    "self-test": ("mammoflow.self_test", "check every installed decoder, and show which one is used"),
     "crop": ("mammoflow.crop", "cut the lesions of one shard from the original pixels, with a ledger"),
     "manifest": ("mammoflow.manifest", "join inventory and ledgers of a dataset, apply the label policy, gate"),
     "cohort": ("mammoflow.cohort", "pool manifests, split by patient, audit for leaks"),

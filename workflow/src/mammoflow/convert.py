@@ -6,14 +6,13 @@ store, or ``failed`` with the reason. A second call decodes only what is missing
 
 import argparse
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from mammoflow import files, tables
+from mammoflow import rows as plain
 from mammoflow import settings as config
 from mammoflow.datasets import archive
 from mammoflow.datasets.catalog import IntensityRule
@@ -21,7 +20,7 @@ from mammoflow.errors import UserError
 from mammoflow.imaging import pool, store, supervise
 from mammoflow.imaging.decode import StoredImage, read_listed
 from mammoflow.imaging.errors import DecodeError, StoreUnwritable
-from mammoflow.imaging.working import WorkingImage, make_working_image
+from mammoflow.imaging.working import WorkingImage, level_choice, make_working_image
 from mammoflow.job_record import Watch, ignore, job_record
 
 # What the table says of an image and its PNG depends on; a change makes the PNG anew.
@@ -53,19 +52,22 @@ def run(args: argparse.Namespace) -> None:
     settings = config.parse_section("convert", args.settings)
     images = read_shard(args.shard, args.dataset)
     label = f"convert {args.dataset} {args.shard.stem}"
-    with job_record(args.ledger, f"convert {args.dataset}", len(images)) as watch, writing(args.ledger, ledger) as rows:
-        rows += convert_images(
+    with (
+        job_record(args.ledger, f"convert {args.dataset}", len(images)) as watch,
+        writing(args.ledger, "convert_ledger") as ledger_rows,
+    ):
+        ledger_rows += convert_images(
             args.dataset, images, args.root, args.store, settings, args.threads, label, args.image_seconds, watch
         )
 
 
 @contextmanager
-def writing(path: Path, table: Callable[[list[dict[str, Any]]], pd.DataFrame]) -> Iterator[list[dict[str, Any]]]:
-    """A list for ledger rows, written as ``table`` of them when the block ends; also where the store was unwritable.
+def writing(path: Path, table: str) -> Iterator[list[plain.Row]]:
+    """A list for the rows of ledger ``table``, written when the block ends; also where the store was unwritable.
 
     Raises UserError where the ledger cannot be written.
     """
-    rows: list[dict[str, Any]] = []
+    rows: list[plain.Row] = []
     unfinished = None
     try:
         yield rows
@@ -73,39 +75,29 @@ def writing(path: Path, table: Callable[[list[dict[str, Any]]], pd.DataFrame]) -
         rows, unfinished = error.rows, error
     try:
         files.sweep(path.parent, path.name)
-        tables.write(table(rows), path)
+        plain.write_parquet(plain.finish(table, rows), path, table)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror or error}. Mend that and run again") from None
     if unfinished:
         raise unfinished
 
 
-def read_shard(path: Path, dataset: str) -> pd.DataFrame:
+def read_shard(path: Path, dataset: str) -> list[plain.Row]:
     """The images of a shard, in the order of their paths. Raises UserError for another dataset's shard."""
-    images = tables.read(path, "images")
-    others = sorted(set(images["dataset"]) - {dataset})
+    images = plain.read_csv(path, "images")
+    others = sorted({image["dataset"] for image in images} - {dataset})
     if others:
         raise UserError(f"{path} holds images of {others[0]}, not of {dataset}: give the shard of {dataset}")
-    lost = images.loc[images["path"].isna(), "image_id"]
-    if len(lost):
-        raise UserError(f"{path}: image {lost.iloc[0]} has no path; run `mammoflow shard` again")
+    lost = [image["image_id"] for image in images if image["path"] is None]
+    if lost:
+        raise UserError(f"{path}: image {lost[0]} has no path; run `mammoflow shard` again")
     # Neighbours on disk are read one after the other.
-    return images.sort_values(["path", "image_id"], kind="stable").reset_index(drop=True)
-
-
-def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows as dictionaries of plain Python values, with None for NA."""
-    return frame.astype(object).where(frame.notna(), None).to_dict("records")
-
-
-def ledger(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """Ledger rows as a finished table."""
-    return tables.finish("convert_ledger", pd.DataFrame(rows, columns=list(tables.CONVERT_LEDGER)))
+    return sorted(images, key=lambda image: (image["path"], image["image_id"]))
 
 
 def convert_images(
     dataset: str,
-    images: pd.DataFrame,
+    images: Sequence[plain.Row],
     root: Path,
     store_root: Path,
     settings: dict[str, Any],
@@ -114,7 +106,7 @@ def convert_images(
     image_seconds: float = supervise.DEFAULT_SECONDS,
     watch: Watch = ignore,
 ) -> list[dict[str, Any]]:
-    """Convert each row of ``images``; one ledger row per image. Paths of the rows are relative to ``root``.
+    """Convert each row of an ``images`` table; one ledger row per image. Paths of the rows are relative to ``root``.
 
     Whatever is wrong with one image becomes a failed row, also when its decoder crashes or takes more than
     ``image_seconds``. Raises supervise.Unfinished, which holds all rows, where the store cannot be written.
@@ -123,15 +115,15 @@ def convert_images(
     recipe = config.convert_recipe(dataset, settings)
     rule = archive(dataset).intensity
 
-    def work(image: dict[str, Any]) -> list[pool.Result]:
+    def work(image: plain.Row) -> list[pool.Result]:
         return [convert_image(image, root, store_root, settings, rule, recipe)]
 
-    def blame(image: dict[str, Any], error: DecodeError) -> list[pool.Result]:
+    def blame(image: plain.Row, error: DecodeError) -> list[pool.Result]:
         return [fail_image(image, error, root, store_root, recipe)]
 
-    jobs = records(images)
-    with store.tidy(store_root, (store_path(image, recipe) for image in jobs)):
-        return supervise.run_supervised(work, jobs, blame, threads, label, image_seconds, watch)
+    work_ahead = pool.reading_ahead(work, images, threads, lambda image: root / image["path"])
+    with store.tidy(store_root, (store_path(image, recipe) for image in images)):
+        return supervise.run_supervised(work_ahead, images, blame, threads, label, image_seconds, watch)
 
 
 def convert_image(
@@ -149,7 +141,7 @@ def convert_image(
     started = time.perf_counter()
     try:
         base = ledger_base(image, recipe)
-        stored = read_listed(image, root)
+        stored = read_listed(image, root, level_choice(settings, rule))
         known = image["laterality"], image["pixel_spacing_mm"]
         working, row = convert_stored(stored, base, relative, settings, rule, *known)
     except DecodeError as error:

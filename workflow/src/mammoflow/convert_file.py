@@ -17,6 +17,7 @@ from mammoflow.errors import UserError
 from mammoflow.imaging import png, pool, supervise
 from mammoflow.imaging.decode import read_image
 from mammoflow.imaging.errors import DecodeError, StoreUnwritable
+from mammoflow.imaging.working import level_choice
 
 NO_DATASET = "file"  # the ledger's dataset of a file that belongs to no archive
 
@@ -54,7 +55,8 @@ def convert_file(file: Path, out: Path, settings: dict[str, Any], dataset: str |
     def work(file: Path) -> list[pool.Result]:
         started = time.perf_counter()
         try:
-            working, row = convert_stored(read_image(file, "dicom"), base, out.name, settings, rule)
+            stored = read_image(file, "dicom", levels=level_choice(settings, rule))
+            working, row = convert_stored(stored, base, out.name, settings, rule)
         except DecodeError as error:
             return [("failed", failed_row(base, error, file))]
         row["seconds"] = round(time.perf_counter() - started, 4)

@@ -8,22 +8,23 @@ The box of a finding that the archive gives as a mask becomes known here, and st
 
 import argparse
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from mammoflow import roi, tables
+from mammoflow import rows as plain
 from mammoflow import settings as config
-from mammoflow.convert import TABLE_INPUTS, add_pool_options, read_shard, records, stat_key, writing
+from mammoflow.convert import TABLE_INPUTS, add_pool_options, read_shard, stat_key, writing
 from mammoflow.datasets import archive
 from mammoflow.datasets.catalog import IntensityRule
 from mammoflow.errors import UserError
 from mammoflow.imaging import intensity, store, supervise
 from mammoflow.imaging.decode import StoredImage, read_image, read_listed
 from mammoflow.imaging.errors import DecodeError, NoSpacing, StoreUnwritable, UnreadableFile
-from mammoflow.imaging.pool import Result
+from mammoflow.imaging.pool import Result, reading_ahead
 from mammoflow.imaging.working import grey_table
 from mammoflow.job_record import Watch, ignore, job_record
 
@@ -44,11 +45,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     settings = config.parse_section("crop", args.settings)
     images = read_shard(args.shard, args.dataset)
-    findings = tables.read(args.findings, "findings")
+    findings = plain.read_csv(args.findings, "findings")
     label = f"crop {args.dataset} {args.shard.stem}"
-    located = int((findings["geometry"] != "none").sum())
-    with job_record(args.ledger, f"crop {args.dataset}", located) as watch, writing(args.ledger, ledger) as rows:
-        rows += crop_findings(
+    located = sum(finding["geometry"] != "none" for finding in findings)
+    with (
+        job_record(args.ledger, f"crop {args.dataset}", located) as watch,
+        writing(args.ledger, "crop_ledger") as ledger_rows,
+    ):
+        ledger_rows += crop_findings(
             args.dataset,
             images,
             findings,
@@ -62,15 +66,10 @@ def run(args: argparse.Namespace) -> None:
         )
 
 
-def ledger(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """Ledger rows as a finished table."""
-    return tables.finish("crop_ledger", pd.DataFrame(rows, columns=list(tables.CROP_LEDGER)))
-
-
 def crop_findings(
     dataset: str,
-    images: pd.DataFrame,
-    findings: pd.DataFrame,
+    images: Sequence[plain.Row],
+    findings: Sequence[plain.Row],
     root: Path,
     store_root: Path,
     settings: dict[str, Any],
@@ -84,26 +83,27 @@ def crop_findings(
     Failures are rows, as in :func:`mammoflow.convert.convert_images`, which also says what is raised; and UserError
     where a finding's image is not among ``images``.
     """
-    located = findings[findings["geometry"] != "none"]
-    lost = located.loc[~located["image_id"].isin(images["image_id"]), "image_id"]
-    if len(lost):
-        raise UserError(
-            f"findings name image {lost.iloc[0]}, which the shard does not hold: run `mammoflow shard` again"
-        )
-    groups = {image_id: records(group) for image_id, group in located.groupby("image_id", sort=False)}
-    jobs = [(image, groups[image["image_id"]]) for image in records(images) if image["image_id"] in groups]
+    groups: dict[str, list[plain.Row]] = {}
+    for finding in findings:
+        if finding["geometry"] != "none":
+            groups.setdefault(finding["image_id"], []).append(finding)
+    lost = groups.keys() - {image["image_id"] for image in images}
+    if lost:
+        raise UserError(f"findings name image {min(lost)}, which the shard does not hold: run `mammoflow shard` again")
+    jobs = [(image, groups[image["image_id"]]) for image in images if image["image_id"] in groups]
     root, store_root = Path(root), Path(store_root)
     recipe = config.crop_recipe(dataset, settings)
     rule = archive(dataset).intensity
 
-    def work(job: tuple[dict[str, Any], list[dict[str, Any]]]) -> list[Result]:
+    def work(job: tuple[plain.Row, list[plain.Row]]) -> list[Result]:
         return crop_image(*job, root, store_root, settings, rule, recipe)
 
-    def blame(job: tuple[dict[str, Any], list[dict[str, Any]]], error: DecodeError) -> list[Result]:
+    def blame(job: tuple[plain.Row, list[plain.Row]], error: DecodeError) -> list[Result]:
         return [_failed(finding, recipe, store_root, error) for finding in job[1]]
 
+    work_ahead = reading_ahead(work, jobs, threads, lambda job: root / job[0]["path"])
     with store.tidy(store_root, (_relative(finding, recipe) for _, group in jobs for finding in group)):
-        return supervise.run_supervised(work, jobs, blame, threads, label, image_seconds, watch)
+        return supervise.run_supervised(work_ahead, jobs, blame, threads, label, image_seconds, watch)
 
 
 def crop_image(

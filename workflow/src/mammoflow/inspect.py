@@ -13,7 +13,6 @@ from typing import Any
 
 from mammoflow import roi, tables
 from mammoflow import settings as config
-from mammoflow.convert import records
 from mammoflow.crop import locate
 from mammoflow.datasets import archive
 from mammoflow.datasets.catalog import ARCHIVES, IntensityRule
@@ -23,6 +22,7 @@ from mammoflow.imaging.decode import StoredImage, read_image, read_listed
 from mammoflow.imaging.errors import DecodeError
 from mammoflow.imaging.flags import FLAGS
 from mammoflow.imaging.working import WorkingImage, make_working_image
+from mammoflow.rows import from_frame
 
 # Shown of the table's row, where it says something.
 LISTED = ("dataset", "image_id", "patient_id", "laterality", "view_position", "age", "breast_density", "breast_birads",
@@ -89,11 +89,11 @@ def find_listed(file: Path, inventory: Path | None, results: Path, dataset: str 
     for folder in given:
         images = tables.read(folder / "images.parquet", "images")
         near = images[images["path"].notna() & (images["source_size"] == size).fillna(False)]
-        for row in records(near):
+        for row in from_frame(near):
             parts = Path(row["path"]).parts
             if full.parts[-len(parts) :] == parts and dataset in (None, row["dataset"]):
                 findings = tables.read(folder / "findings.parquet", "findings")
-                own = records(findings[findings["image_id"] == row["image_id"]])
+                own = from_frame(findings[findings["image_id"] == row["image_id"]])
                 return Listed(row, own, Path(*full.parts[: -len(parts)]))
     if inventory:
         raise UserError(f"{inventory} does not list {file}: name the inventory of its archive, made of this very file")

@@ -5,20 +5,25 @@ first sixteen columns of ``findings`` are VinDr's, in its order, so that code wr
 
 Conventions: ids are strings; boxes are float pixels of the image *as stored*, origin top left, half-open
 (``xmax``/``ymax`` are the first pixel outside); NA means unknown, and is never a class.
+
+pandas and pandera are imported by the functions that need them: a conversion job reads and writes its tables as plain
+rows (:mod:`mammoflow.rows`) and would spend longer on the two imports than on its first ten images.
 """
+
+from __future__ import annotations
 
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import pandas as pd
-import pandera.pandas as pa
+from typing import TYPE_CHECKING, Any
 
 from mammoflow.errors import UserError
 from mammoflow.files import replacing
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pandera.pandas as pa
 
 TEXT, INTEGER, NUMBER, FLAG = "string", "Int64", "Float64", "boolean"
 
@@ -344,6 +349,8 @@ def finish(table: str, frame: pd.DataFrame) -> pd.DataFrame:
     Columns that the schema does not know are refused with ValueError, since a silent drop would hide a typing error.
     Raises UserError (with the column, the values and how many) where a value is not allowed or a key is not unique.
     """
+    import pandas as pd
+
     columns = TABLES[table]
     unknown = [name for name in frame.columns if name not in columns]
     if unknown:
@@ -358,6 +365,8 @@ def finish(table: str, frame: pd.DataFrame) -> pd.DataFrame:
 
 def validate(table: str, frame: pd.DataFrame) -> pd.DataFrame:
     """Check a finished frame against its schema. Returns it; raises UserError that names the offending values."""
+    import pandera.pandas as pa
+
     try:
         return _pandera_schema(table).validate(frame, lazy=True)
     except pa.errors.SchemaErrors as error:
@@ -371,6 +380,8 @@ def validate(table: str, frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _pandera_schema(table: str) -> pa.DataFrameSchema:
+    import pandera.pandas as pa
+
     columns = {
         name: pa.Column(
             column.dtype,
@@ -396,6 +407,8 @@ def write(frame: pd.DataFrame, path: Path) -> None:
 
 def read(path: Path, table: str) -> pd.DataFrame:
     """Read a table written by :func:`write`, with the dtypes of ``table``. UserError where it is unreadable."""
+    import pandas as pd
+
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path} does not exist: run the step that writes it first")
@@ -424,6 +437,9 @@ def to_json(value: Any) -> str:
 
 def derive_exams(images: pd.DataFrame) -> pd.DataFrame:
     """One row per study from a finished ``images`` table. Labels are the maximum over images; NA where unknown."""
+    import numpy as np
+    import pandas as pd
+
     keys = ["dataset", "study_id"]
     # Grouping sums over whole columns, never a Python loop over studies: RSNA has 11,913 of them.
     side, label = images["laterality"], images["label_malignant"]

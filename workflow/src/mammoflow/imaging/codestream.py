@@ -4,7 +4,11 @@ Decoders allocate what the stream asks for, so a damaged size can take minutes a
 what is missing at the end with grey and only warn.
 """
 
+from mammoflow.imaging import lean  # noqa: F401 - before anything that imports pydicom
+
+# isort: split
 import struct
+from typing import NamedTuple
 
 from pydicom import uid
 from pydicom.uid import UID
@@ -36,6 +40,17 @@ def check_frame(frame: bytes, syntax: UID, rows: int, columns: int) -> None:
 
 def jpeg_size(frame: bytes) -> tuple[int, int]:
     """Rows and columns of a JPEG or JPEG-LS stream (T.81 B.2.2). Raises CorruptPixelData where there is no frame."""
+    rows, columns = struct.unpack_from(">HH", frame, _frame_header(frame) + 5)
+    return rows, columns
+
+
+def jpeg_precision(frame: bytes) -> int:
+    """Bits per sample of a JPEG or JPEG-LS stream. Raises CorruptPixelData where there is no frame."""
+    return frame[_frame_header(frame) + 4]
+
+
+def _frame_header(frame: bytes) -> int:
+    """Position of the start-of-frame marker."""
     position = 2
     while position + 9 <= len(frame):
         if frame[position] != 0xFF:
@@ -46,8 +61,7 @@ def jpeg_size(frame: bytes) -> tuple[int, int]:
         elif marker in _STANDALONE:
             position += 2
         elif marker in _FRAMES:
-            rows, columns = struct.unpack_from(">HH", frame, position + 5)
-            return rows, columns
+            return position
         else:
             (length,) = struct.unpack_from(">H", frame, position + 2)
             position += 2 + length
@@ -68,3 +82,26 @@ def jpeg2000_size(frame: bytes) -> tuple[int, int]:
     if components != 1 or not 0 < tiles <= 65535:
         raise CorruptPixelData(f"the JPEG 2000 header announces {components} components and {tiles} tiles")
     return y1 - y0, x1 - x0
+
+
+class Coding(NamedTuple):
+    """How a JPEG 2000 stream codes its first component. levels: doublings of size that can be left out."""
+
+    bits: int
+    signed: bool
+    levels: int
+
+
+def jpeg2000_coding(frame: bytes) -> Coding:
+    """Depth and number of decomposition levels (T.800 A.5.1, A.6.1). Raises CorruptPixelData where they are missing."""
+    start = frame[:512].find(b"\xff\x4f\xff\x51")
+    position = start + 4
+    try:
+        depth = frame[position + 38]  # Ssiz of component 0
+        while (marker := frame[position - 2 : position]) != b"\xff\x52":  # COD
+            if start < 0 or marker[:1] != b"\xff" or marker == b"\xff\x90":  # the first tile: COD must come before
+                raise CorruptPixelData("the JPEG 2000 stream says nothing of its coding")
+            position += 2 + struct.unpack_from(">H", frame, position)[0]
+        return Coding((depth & 0x7F) + 1, bool(depth & 0x80), frame[position + 7])
+    except (IndexError, struct.error):
+        raise CorruptPixelData("the JPEG 2000 header is cut off") from None

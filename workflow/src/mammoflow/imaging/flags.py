@@ -49,5 +49,6 @@ FLAGS: dict[str, str] = {
     "unused_bits_masked": "bits above Bits Stored were set and are ignored",
     "exceeds_bits_stored": "a compressed stream holds values beyond Bits Stored",
     "raw_offset": "signed raw values, shifted up by half their range",
+    "fast_j2k": "JPEG 2000 decoded at a half, a quarter ... of its size, as the ledger's decoder says",
     "decoder_fallback": "the first decoder failed, another one read it",
 }

@@ -1,5 +1,8 @@
 """What the header of one image says about its pixels, as plain values (no pydicom object survives the read)."""
 
+from mammoflow.imaging import lean  # noqa: F401 - before anything that imports pydicom
+
+# isort: split
 from dataclasses import dataclass, field
 from typing import Any
 

@@ -91,6 +91,18 @@ def window_table(
     0..2**bits_stored-1 is used then, as where there is no window.
     Flags: window_index_clipped, window_misses_image.
     """
+    return window_tables(header, itemsize, rule, (bits,), window_index, extremes)[0]
+
+
+def window_tables(
+    header: Header,
+    itemsize: int,
+    rule: IntensityRule,
+    depths: tuple[int, ...],
+    window_index: int = 0,
+    extremes: tuple[int, int] | None = None,
+) -> list[GreyTable]:
+    """:func:`window_table` for several depths of output at the price of one."""
     values = stored_values(header, itemsize)
     grey, (low, high) = _modality(values, header) if rule.rescale else (values.astype(np.float64), header.stored_range)
     flags: list[str] = []
@@ -106,9 +118,10 @@ def window_table(
         window["inverted"] = True
     if header.padding is not None:
         shown[(values >= header.padding[0]) & (values <= header.padding[1])] = 0.0
-    top = (1 << bits) - 1
-    table = np.rint(shown * top).astype(np.uint8 if bits == 8 else np.uint16)
-    return GreyTable(table, window, tuple(flags))
+    return [
+        GreyTable(np.rint(shown * ((1 << bits) - 1)).astype(np.uint8 if bits == 8 else np.uint16), window, tuple(flags))
+        for bits in depths
+    ]
 
 
 def raw_table(header: Header, itemsize: int) -> GreyTable:

@@ -54,7 +54,7 @@ def die_with_parent(parent: int) -> None:
 
 
 def _main(plugin: str, index: str, parent: str) -> None:
-    import pydicom
+    import pydicom  # before `decode`, which would hide the crashing plugins from it
 
     from mammoflow.imaging.decode import decode_frame, transfer_syntax
 

@@ -18,6 +18,7 @@ from mammoflow.files import replacing
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 KEYWORD = b"mammoflow"
+_STRIP = 1 << 18  # bytes of pixels
 _END = b"IEND\xaeB`\x82"
 
 
@@ -42,7 +43,7 @@ def encode(pixels: NDArray[np.unsignedinteger], row: dict[str, Any] | None = Non
     if row is not None:
         text = json.dumps(row, separators=(",", ":"), allow_nan=False)  # ASCII, as tEXt demands
         chunks.append(_chunk(b"tEXt", KEYWORD + b"\0" + text.encode("ascii")))
-    chunks += [_chunk(b"IDAT", isal_zlib.compress(_filtered(pixels), 1)), _chunk(b"IEND", b"")]
+    chunks += [_chunk(b"IDAT", _deflated(pixels)), _chunk(b"IEND", b"")]
     return b"".join(chunks)
 
 
@@ -72,7 +73,18 @@ def _chunk(kind: bytes, body: bytes) -> bytes:
     return b"".join([struct.pack(">I", len(body)), kind, body, struct.pack(">I", zlib.crc32(body, zlib.crc32(kind)))])
 
 
-def _filtered(pixels: NDArray[np.unsignedinteger]) -> NDArray[np.uint8]:
+def _deflated(pixels: NDArray[np.unsignedinteger]) -> bytes:
+    """Filtered and deflated in strips that stay in the processor's cache; a frame's filtered rows never exist whole."""
+    deflate = isal_zlib.compressobj(1)
+    height = max(1, _STRIP // (pixels.shape[1] * pixels.dtype.itemsize))
+    parts = []
+    for top in range(0, pixels.shape[0], height):
+        first = max(top - 1, 0)  # the row above is needed, too
+        parts.append(deflate.compress(filtered(pixels[first : top + height])[top - first :]))
+    return b"".join([*parts, deflate.flush()])
+
+
+def filtered(pixels: NDArray[np.unsignedinteger]) -> NDArray[np.uint8]:
     """Each row as its filter byte (2, Up) and its bytes minus those of the row above, modulo 256."""
     rows = np.ascontiguousarray(pixels, dtype=pixels.dtype.newbyteorder(">")).view(np.uint8)
     out = np.empty((rows.shape[0], rows.shape[1] + 1), dtype=np.uint8)

@@ -35,7 +35,7 @@ from mammoflow.imaging.errors import (
     TookTooLong,
 )
 from mammoflow.imaging.isolated import die_with_parent
-from mammoflow.imaging.pool import Result, Tally
+from mammoflow.imaging.pool import Result, Tally, keep_buffers
 from mammoflow.job_record import Watch, ignore
 
 Job = TypeVar("Job")
@@ -224,6 +224,7 @@ def _serve(
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     die_with_parent(parent)
     _limit_memory(threads)
+    keep_buffers()
     lock = threading.Lock()
     stop = threading.Event()
 

@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mammoflow.datasets.catalog import IntensityRule
-from mammoflow.imaging import breast, intensity, quality
+from mammoflow.imaging import breast, intensity, quality, reduced
 from mammoflow.imaging.decode import StoredImage
 from mammoflow.imaging.errors import NoSpacing
 from mammoflow.imaging.geometry import Geometry
+from mammoflow.imaging.header import Header
 from mammoflow.imaging.layout import check_size
 
 
@@ -47,13 +48,18 @@ def make_working_image(
     """
     itemsize = image.pixels.dtype.itemsize
     extremes, facts = intensity.image_facts(image.pixels, image.header)
-    display = intensity.window_table(image.header, itemsize, rule, 8, settings["window_index"], extremes)
-    table = grey_table(image, settings, rule, extremes)
-    found = breast.find(display.apply, image.pixels, settings["margin_px"])
+    depths = 8, settings["bits"]
+    display, table = intensity.window_tables(image.header, itemsize, rule, depths, settings["window_index"], extremes)
+    if settings["intensity"] == "raw":
+        table = intensity.raw_table(image.header, itemsize)
+    levels = image.levels
+    found = breast.find(display.apply, image.pixels, -(-settings["margin_px"] >> levels))
     flip, orientation = orient(found, laterality)
-    rows, columns = image.pixels.shape
-    x0, y0, x1, y1 = found.box if found.box and settings["crop"] else (0, 0, columns, rows)
+    rows, columns = (image.header.rows, image.header.columns) if levels else image.pixels.shape
+    whole = (0, 0, image.pixels.shape[1], image.pixels.shape[0])
+    x0, y0, x1, y1 = found.box if found.box and settings["crop"] else whole
     pixels = table.apply(image.pixels[y0:y1, x0:x1])
+    x0, y0, x1, y1 = x0 << levels, y0 << levels, min(x1 << levels, columns), min(y1 << levels, rows)
     spacing = image.header.spacing or (table_spacing and (table_spacing, table_spacing)) or None
     if settings["pixel_spacing_mm"] is None:
         height, width = working_size(y1 - y0, x1 - x0, settings["long_side"])
@@ -84,6 +90,27 @@ def make_working_image(
     return WorkingImage(
         pixels, geometry, table.window, (*flags, *(("enlarged",) if enlarged else ())), measures, spacing
     )
+
+
+def level_choice(settings: dict[str, Any], rule: IntensityRule) -> reduced.Choice | None:
+    """With ``fast_j2k``: how many levels leave the breast's box (or the frame) at least ``long_side`` pixels long."""
+    long_side = settings["long_side"]
+    if not settings["fast_j2k"] or long_side is None or settings["pixel_spacing_mm"] is not None:
+        return None
+
+    def choose(header: Header, small: NDArray[np.unsignedinteger] | None, levels: int) -> int:
+        longer = max(header.rows, header.columns)
+        if settings["crop"] and small is not None:
+            extremes, _ = intensity.image_facts(small, header)
+            index = settings["window_index"]
+            table = intensity.window_table(header, small.dtype.itemsize, rule, 8, index, extremes)
+            box = breast.find(table.apply, small, 0).box
+            if box is not None:
+                # Without the pixels by which the search widens a box: the larger image's may be smaller by as many.
+                longer = max(box[2] - box[0], box[3] - box[1]) - 4 << levels
+        return max(longer // long_side, 1).bit_length() - 1
+
+    return choose
 
 
 def grey_table(

@@ -1,0 +1,28 @@
+"""The conversion benchmark runs, and writes its own section only. How fast anything is, is not judged here."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.mark.slow
+def test_the_conversion_benchmark_writes_its_section(tmp_path, repository):
+    page = tmp_path / "benchmarks.md"
+    page.write_text("# Benchmarks\n\n## Conversion\n\nold numbers\n\n## Another\n\nkept\n")
+    environment = {**os.environ, "PYTHONPATH": str(repository / "workflow" / "src")}
+    command = [sys.executable, repository / "benchmarks" / "conversion.py", "--quick", "--write", page]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    text = page.read_text()
+    assert "old numbers" not in text
+    assert text.endswith("## Another\n\nkept\n")
+    rows = [row for row in text.splitlines() if re.match(r"\| .*(lossless|JPEG-LS|RLE|uncompressed).* \| A \|", row)]
+    assert len(rows) == 6
+    for row in rows:
+        cells = [cell.strip() for cell in row.strip("|").split("|")]
+        assert all(float(cell) > 0 for cell in cells[2:])
+    for title in ("largest memory, MiB", "16-bit PNG", "fast_j2k", "2 threads", "`convert` up to its first image"):
+        assert title in text
