@@ -30,8 +30,6 @@ BY_NAME = "mammoflow.datasets.adapter"
 ADAPTERS = [f"mammoflow.datasets.{path.stem}" for path in (SOURCE / "mammoflow" / "datasets").glob("*.py")]
 # Hard dependencies of a package that is named.
 COMES_WITH = {"markupsafe": "jinja2", "threadpoolctl": "scikit-learn", "yte": "snakemake-minimal"}
-# Taken where it is installed, done without where it is not.
-OPTIONAL = {"idc_index_data"}
 # Reached through pandas, which does not import them by itself.
 THROUGH_PANDAS = {"read_parquet": "pyarrow", "to_parquet": "pyarrow", "read_excel": "openpyxl"}
 
@@ -114,7 +112,6 @@ def test_the_environment_of_a_stage_has_what_it_imports(module, environment):
     missing = {
         f"{CONDA_NAMES.get(name, name)} (imported by {by})"
         for name, by in needed.items()
-        if name not in OPTIONAL
         if CONDA_NAMES.get(name, name) not in packages and COMES_WITH.get(name) not in packages
     }
     assert not missing, f"envs/{environment}.yaml lacks {', '.join(sorted(missing))}"
