@@ -222,6 +222,9 @@ def test_every_kind_of_geometry(archive, tmp_path):
     assert boxes["circle"] == (60, 95, 100, 135)
     assert boxes["clipped"] == (0, 300, 30, 320)
     assert boxes["point"] == (80 - roi.POINT_BOX_PX / 2, 115 - roi.POINT_BOX_PX / 2, 88, 123)
+    assert set(ledger.index[ledger["points"].notna()]) == {"mask", "half", "jpeg"}
+    (ring,) = json.loads(ledger.loc["mask", "points"])
+    assert np.abs([np.min(ring, axis=0) - [60, 100], np.max(ring, axis=0) - [100, 130]]).max() <= 0.25
     flags = ledger["flags"].dropna().to_dict()
     assert flags == {"clipped": "box_clipped", "half": "mask_resized", "point": "point_box"}
     errors = ledger["error"].dropna().str.split(":").str[0].to_dict()

@@ -9,10 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mammoflow import cli, tables
+from mammoflow import cli, outlines, tables
 from mammoflow.datasets import vindr_mammo
 from mammoflow.exports import FORMATS, common, nnunet, webdataset
-from mammoflow.exports.coco import polygon_area
 from mammoflow.imaging import png
 from mammoflow.imaging.geometry import Geometry
 from results_tree import HEIGHT, WIDTH, cohort_tables
@@ -263,7 +262,7 @@ def test_nnunet_draws_contours_circles_and_boxes():
     square = np.array([[2.0, 2.0], [8.0, 2.0], [8.0, 8.0], [2.0, 8.0]])
 
     def lesion(malignant, outline=None, place=box):
-        return {"label_malignant": malignant, "outline": outline, "box": place}
+        return {"label_malignant": malignant, "rings": None if outline is None else [outline], "box": place}
 
     labels = nnunet.draw_labels([lesion(0)], 80, 40)
     assert labels.sum() == 20 * 40
@@ -288,7 +287,7 @@ def test_images_whose_lesions_are_not_all_marked_are_left_out_of_detection(cohor
 
 
 def test_area_of_a_polygon():
-    assert polygon_area(np.array([[0.0, 0.0], [4.0, 0.0], [4.0, 3.0]])) == 6
+    assert outlines.area([np.array([[0.0, 0.0], [4.0, 0.0], [4.0, 3.0]])]) == 6
 
 
 def test_a_missing_picture_and_an_unknown_format_say_so(cohort, tmp_path, capsys):

@@ -159,7 +159,7 @@ def test_what_a_training_leaves_behind(trained, data):
     assert rows.notna().all(axis=None)
     assert (rows["loader_wait_share"].between(0, 1)).all()
     assert sorted(path.name for path in out.iterdir()) == [
-        "checkpoints", "metrics.csv", "train.json", "weights.safetensors"
+        "checkpoints", "metrics.csv", "seen.parquet", "train.json", "weights.safetensors"
     ]  # fmt: skip
     assert sum(tensor.numel() for tensor in weights(out).values()) >= record["parameters"]
 

@@ -124,16 +124,67 @@ def run_folds(run):
     return range(config["cohorts"][config["runs"][run]["cohort"]]["folds"])
 
 
+def run_weights_of(run):
+    return [f"{config['results']}/runs/{run}/{fold}/weights.safetensors" for fold in run_folds(run)]
+
+
 def run_weights(wildcards):
-    return [f"{config['results']}/runs/{wildcards.run}/{fold}/weights.safetensors" for fold in run_folds(wildcards.run)]
+    return run_weights_of(wildcards.run)
+
+
+def source_folds(wildcards, source):
+    """Weights of the folds of run `source` that a fold may use: on the same cohort its own, from another all."""
+    weights = run_weights_of(source)
+    same = config["runs"][source]["cohort"] == config["runs"][wildcards.run]["cohort"]
+    return [weights[int(wildcards.fold)]] if same else weights
+
+
+def start_weights(wildcards):
+    """The run that this one starts from has to be trained first. With it a chain of runs is one target."""
+    source = config["runs"][wildcards.run]["from_run"]
+    return source_folds(wildcards, source) if source else []
+
+
+def teacher_weights(wildcards):
+    return source_folds(wildcards, config["runs"][wildcards.run]["pseudo_labels"]["run"])
+
+
+def pseudo_manifests(wildcards):
+    return dataset_files("manifest.parquet", config["runs"][wildcards.run]["pseudo_labels"]["datasets"])
+
+
+def unlabelled_pack(wildcards, run):
+    """Index of the unlabelled images for a run, packed at the size that `run` wants."""
+    height, width = config["runs"][run]["image_size"]
+    return f"{config['results']}/runs/{wildcards.run}/unlabelled/{height}x{width}/index.parquet"
+
+
+def teacher_pack(wildcards):
+    return unlabelled_pack(wildcards, config["runs"][wildcards.run]["pseudo_labels"]["run"])
+
+
+def pseudo_labels(wildcards):
+    if not config["runs"][wildcards.run]["pseudo_labels"]:
+        return []
+    return f"{config['results']}/runs/{wildcards.run}/{wildcards.fold}/pseudo/pseudo.parquet"
+
+
+def pseudo_pack(wildcards):
+    return unlabelled_pack(wildcards, wildcards.run) if config["runs"][wildcards.run]["pseudo_labels"] else []
+
+
+def further_arguments(wildcards, input):
+    """Options of `train` for runs that build on others; already quoted."""
+    words = []
+    if input.start:
+        words += ["--from-run", *[str(Path(path).parent) for path in input.start]]
+    if input.pseudo:
+        words += ["--pseudo", str(Path(input.pseudo).parent), "--pseudo-pack", str(Path(input.pseudo_pack).parent)]
+    return shlex.join(words)
 
 
 def all_weights(wildcards):
-    return [
-        f"{config['results']}/runs/{run}/{fold}/weights.safetensors"
-        for run in config["runs"]
-        for fold in run_folds(run)
-    ]
+    return [path for run in config["runs"] for path in run_weights_of(run)]
 
 
 def run_files(name):
@@ -178,10 +229,10 @@ def run_seed(wildcards):
 
 
 def run_settings(wildcards):
-    """A run's settings without those of the later stages, which must not train anew."""
-    return as_json(
-        {key: value for key, value in config["runs"][wildcards.run].items() if key not in ("fuse", "evaluate")}
-    )
+    """A run's settings without those of the later stages and of the other task, which must not train anew."""
+    run = config["runs"][wildcards.run]
+    left_out = {"fuse", "evaluate"} | (set() if run["task"] == "segment" else {"segment"})
+    return as_json({key: value for key, value in run.items() if key not in left_out})
 
 
 def run_settings_all(wildcards):

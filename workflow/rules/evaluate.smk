@@ -50,6 +50,9 @@ rule evaluate_run:
     """The threshold comes from validation; test is looked at once."""
     input:
         predictions="<results>/runs/{run}/predictions.parquet",
+        candidates="<results>/runs/{run}/lesions/candidates.parquet",
+        targets="<results>/runs/{run}/lesions/targets.parquet",
+        overlaps="<results>/runs/{run}/lesions/overlaps.parquet",
         fused="<results>/runs/{run}/fuse/fused.parquet",
     output:
         metrics="<results>/runs/{run}/evaluate/metrics.json",
@@ -71,6 +74,7 @@ rule evaluate_run:
         runtime=runtime_minutes(60),
     params:
         cohort=run_cohort_dir,
+        lesions=subpath(input.candidates, parent=True),
         settings=run_settings_all,
         seed=run_seed,
         out=subpath(output.metrics, parent=True),
@@ -83,6 +87,7 @@ rule evaluate_run:
             --cohort {params.cohort:q} \
             --predictions {input.predictions:q} \
             --fused {input.fused:q} \
+            --lesions {params.lesions:q} \
             --settings {params.settings:q} \
             --seed {params.seed} \
             --out {params.out:q} \

@@ -3,10 +3,13 @@
 REQUIRED INPUTS
     <results>/cohorts/{cohort}/digest.json    the only tie to the cohort: an unchanged split never trains again
     <results>/packs/...index.parquet
+    <results>/runs/{other}/{fold}/weights.safetensors    where the run starts from another, or another labels for it
 OUTPUTS
-    <results>/runs/{run}/{fold}/{weights.safetensors,metrics.csv,train.json}
+    <results>/runs/{run}/{fold}/{weights.safetensors,metrics.csv,train.json,seen.parquet}
     <results>/runs/{run}/{fold}/checkpoints/  not declared: a retry goes on from the last epoch
     <results>/runs/{run}/predictions.parquet
+    <results>/runs/{run}/lesions/{candidates,targets,overlaps}.parquet    what the maps find of the marked lesions
+    <results>/runs/{run}/{heatmaps,masks}/    not declared: pictures of test images
 """
 
 
@@ -15,6 +18,9 @@ rule train_fold:
     input:
         digest=run_cohort_digest,
         pack=run_pack_index,
+        start=start_weights,
+        pseudo=pseudo_labels,
+        pseudo_pack=pseudo_pack,
     output:
         weights="<results>/runs/{run}/{fold}/weights.safetensors",
         metrics=report(
@@ -24,6 +30,7 @@ rule train_fold:
             labels={"run": "{run}", "fold": "{fold}"},
         ),
         record="<results>/runs/{run}/{fold}/train.json",
+        seen="<results>/runs/{run}/{fold}/seen.parquet",
     log:
         "<results>/logs/train/{run}/{fold}.log",
     benchmark:
@@ -41,6 +48,7 @@ rule train_fold:
         pack=subpath(input.pack, parent=True),
         settings=run_settings,
         seed=run_seed,
+        further=further_arguments,
         out=subpath(output.weights, parent=True),
         recipe=stage_recipe("train"),
     message:
@@ -55,6 +63,7 @@ rule train_fold:
             --settings {params.settings:q} \
             --seed {params.seed} \
             --out {params.out:q} \
+            {params.further} \
             2>&1 | tee {log:q}
         """
 
@@ -66,7 +75,10 @@ rule predict_run:
         pack=run_pack_index,
         weights=run_weights,
     output:
-        "<results>/runs/{run}/predictions.parquet",
+        predictions="<results>/runs/{run}/predictions.parquet",
+        candidates="<results>/runs/{run}/lesions/candidates.parquet",
+        targets="<results>/runs/{run}/lesions/targets.parquet",
+        overlaps="<results>/runs/{run}/lesions/overlaps.parquet",
     log:
         "<results>/logs/predict/{run}.log",
     benchmark:
@@ -82,7 +94,9 @@ rule predict_run:
         pack=subpath(input.pack, parent=True),
         folds=lambda wildcards, input: [str(Path(path).parent) for path in input.weights],
         settings=run_settings,
-        heatmaps=lambda wildcards, output: str(Path(output[0]).with_name("heatmaps")),
+        heatmaps=lambda wildcards, output: str(Path(output.predictions).with_name("heatmaps")),
+        masks=lambda wildcards, output: str(Path(output.predictions).with_name("masks")),
+        lesions=subpath(output.candidates, parent=True),
         recipe=stage_recipe("predict"),
     message:
         "Score the images of {wildcards.run}"
@@ -94,6 +108,8 @@ rule predict_run:
             --folds {params.folds:q} \
             --settings {params.settings:q} \
             --heatmaps {params.heatmaps:q} \
-            --out {output:q} \
+            --masks {params.masks:q} \
+            --lesions {params.lesions:q} \
+            --out {output.predictions:q} \
             2>&1 | tee {log:q}
         """

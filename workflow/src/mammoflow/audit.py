@@ -10,6 +10,8 @@ from typing import Any
 
 import pandas as pd
 
+from mammoflow.tables import PSEUDO
+
 EXAMPLES = 10
 
 
@@ -95,6 +97,14 @@ def pictures_keep_to_one(side: str, placed: pd.DataFrame) -> Check:
     return Check(f"near-duplicate pictures in one {side}", len(placed), len(wrong), examples)
 
 
+def pseudo_labels_stay_in_train(manifest: pd.DataFrame) -> Check:
+    """What a model labelled may teach, never judge: such a row in val or test would measure one model by another."""
+    pseudo = manifest[manifest["label_source"].str.startswith(PSEUDO).fillna(False)]
+    wrong = pseudo[pseudo["split"].isin(["val", "test"])]
+    examples = (wrong["dataset"] + "|" + wrong["image_id"] + " in " + wrong["split"]).head(EXAMPLES).tolist()
+    return Check("pseudo-labels in train only", len(pseudo), len(wrong), examples)
+
+
 def rows_are_accounted_for(manifest: pd.DataFrame) -> Check:
     """A row takes part and has a split (and, in train, a fold), or says why not and has neither."""
     takes_part = manifest["exclude_reason"].isna()
@@ -116,6 +126,7 @@ CHECKS: list[Callable[[pd.DataFrame], Check]] = [
     groups_keep_to_one_fold,
     patients_keep_to_one_fold,
     files_keep_to_one_fold,
+    pseudo_labels_stay_in_train,
     rows_are_accounted_for,
 ]
 

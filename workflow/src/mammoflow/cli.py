@@ -34,6 +34,11 @@ COMMANDS = {
     "export": ("mammoflow.exports", "write a cohort for other tools: coco, nnunet, monai, webdataset ..."),
     "double-reading": ("mammoflow.double_reading", "compare two readers, merge the arbitration, write VinDr's tables"),
     "pack": ("mammoflow.pack", "pack a cohort's images for training"),
+    "list-unlabelled": ("mammoflow.unlabelled", "list the images without a label that a run may label for another"),
+    "pseudo-label": (
+        "mammoflow.train.pseudo",
+        "label images with a trained run where it is confident, for training only",
+    ),
     "train": ("mammoflow.train.command", "train one fold of a run (call through torchrun for several processes)"),
     "predict": ("mammoflow.train.predict", "score images, breasts and patients with the trained folds of a run"),
     "fuse": ("mammoflow.fuse", "fuse image scores with tabular features; metadata-only floor"),

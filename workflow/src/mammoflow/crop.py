@@ -27,6 +27,7 @@ from mammoflow.imaging.errors import DecodeError, NoSpacing, StoreUnwritable, Un
 from mammoflow.imaging.pool import Result, reading_ahead
 from mammoflow.imaging.working import grey_table
 from mammoflow.job_record import Watch, ignore, job_record
+from mammoflow.outlines import mask_points
 
 _INTENSITY = {"intensity": "window", "window_index": 0}
 
@@ -153,6 +154,7 @@ def crop_image(
             "flags": ";".join(flags) or None,
             **dict(zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True)),
             **dict(zip(("roi_x0", "roi_y0", "roi_x1", "roi_y1"), window, strict=True)),
+            "points": tables.to_json(mask_points(marked > 0)) if marked is not None else None,
         }
         pixels = np.ascontiguousarray(table.apply(stored.pixels[y0:y1, x0:x1]))
         # The key of the bytes that were read, should the file have changed meanwhile.

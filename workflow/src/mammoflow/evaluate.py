@@ -1,7 +1,8 @@
 """``mammoflow evaluate``: metrics with patient-clustered intervals, at image, breast and patient level side by side.
 
 The unit moves the AUC more than the model does (on CMMD by 17 points), so no level is ever left out. Thresholds are
-chosen on val and only applied to test; pooled numbers always come with each dataset's own.
+chosen on val and only applied to test; pooled numbers always come with each dataset's own. What the maps find of the
+marked lesions is in :mod:`mammoflow.lesion_metrics`.
 """
 
 import argparse
@@ -12,9 +13,10 @@ from typing import Any
 
 import pandas as pd
 
-from mammoflow import bootstrap, provenance, settings, tables
+from mammoflow import bootstrap, lesion_metrics, provenance, settings, tables
 from mammoflow.files import write_json
 from mammoflow.headline import lines
+from mammoflow.lesion_metrics import measure_lesions
 from mammoflow.levels import LEVELS, level_units
 from mammoflow.measure import calibrations, choose_threshold, curve, measure, paired, subgroup_blocks
 
@@ -30,6 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cohort", type=Path, required=True, help="directory of the cohort")
     parser.add_argument("--predictions", type=Path, required=True, help="predictions.parquet of the run")
     parser.add_argument("--fused", type=Path, required=True, help="fused.parquet of the run")
+    parser.add_argument("--lesions", type=Path, help="directory of the run's candidates, targets and overlaps")
     parser.add_argument("--settings", default="{}", help="JSON of the run's configuration")
     parser.add_argument("--seed", type=int, required=True, help="seed of the bootstrap")
     parser.add_argument(
@@ -50,10 +53,15 @@ def run(args: argparse.Namespace) -> None:
     print(f"{len(blocks)} sets of units with {replicates} replicates each: {seconds:.1f} s", file=sys.stderr)
     inputs = {"predictions": args.predictions, "fused": args.fused}
     record = provenance.record("evaluate", section, args.seed, args.cohort, inputs)
+    lesions = {"reason": "not measured: no --lesions was given"}
+    if args.lesions is not None:
+        found = [tables.read(args.lesions / f"{name}.parquet", name) for name in ("candidates", "targets", "overlaps")]
+        lesions = measure_lesions(*found, section["evaluate"], args.seed)
     metrics = {"run": args.name, "cohort": section["cohort"], "reproduction": record, **head, "results": blocks}
+    metrics |= {"task": section["task"], "lesions": lesions}
     write_json(args.out / "metrics.json", metrics)
     write_json(args.out / "curves.json", {"run": args.name, "reproduction": record, "curves": curves})
-    tables.write(tidy(args.name, blocks, head["differences"], record), args.out / "metrics.csv")
+    tables.write(tidy(args.name, blocks, head["differences"], record, lesions), args.out / "metrics.csv")
     print("\n".join(lines(metrics)))
 
 
@@ -97,7 +105,11 @@ def evaluate(
 
 
 def tidy(
-    run_name: str, blocks: list[dict[str, Any]], differences: list[dict[str, Any]], record: dict[str, Any]
+    run_name: str,
+    blocks: list[dict[str, Any]],
+    differences: list[dict[str, Any]],
+    record: dict[str, Any],
+    lesions: dict[str, Any] | None = None,
 ) -> pd.DataFrame:
     """One row per number: columns :data:`CSV_COLUMNS`. ``subgroup`` is ``all`` or ``column=value``.
 
@@ -126,6 +138,7 @@ def tidy(
     for row in differences:
         models = f"{row['first']} - {row['second']}"
         rows.append({**_flat(row), **source, "subgroup": "all", "model": models, "metric": "auc_difference"})
+    rows += [{**row, **source, "level": "lesion", "model": "image"} for row in lesion_metrics.tidy(lesions or {})]
     return pd.DataFrame(rows, columns=CSV_COLUMNS)
 
 

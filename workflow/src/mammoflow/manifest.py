@@ -144,18 +144,19 @@ def build_manifest(
 def build_findings(findings: pd.DataFrame, cropped: pd.DataFrame, manifest: pd.DataFrame, policy: labels.Policy):
     """One row per finding of the inventory: finished table ``manifest_findings``.
 
-    A box that only the mask file told comes from the crop ledger; ``out_*`` are the boxes in the working image, NA
-    where the image was not converted or has no box.
+    A box and an outline that only the mask file told come from the crop ledger; ``out_*`` are the boxes in the working
+    image, NA where the image was not converted or has no box.
     """
     findings = labels.apply_policy_to_findings(findings, policy)
-    ledger = cropped.set_index("finding_id")[[*BOX, "path", "outline_path", "flags"]].rename(
-        columns={name: f"cut_{name}" for name in BOX}
+    taken = [*BOX, "points"]
+    ledger = cropped.set_index("finding_id")[[*taken, "path", "outline_path", "flags"]].rename(
+        columns={name: f"cut_{name}" for name in taken}
     )
     rows = findings.merge(ledger, left_on="finding_id", right_index=True, how="left", validate="one_to_one")
     rows = rows.rename(columns={"path": "roi_path", "outline_path": "roi_outline_path"})
-    for name in BOX:
+    for name in taken:
         rows[name] = rows[name].fillna(rows[f"cut_{name}"])
-    rows = rows.join(_working_boxes(rows, manifest)).drop(columns=[f"cut_{name}" for name in BOX])
+    rows = rows.join(_working_boxes(rows, manifest)).drop(columns=[f"cut_{name}" for name in taken])
     return tables.finish("manifest_findings", rows)
 
 

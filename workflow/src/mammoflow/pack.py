@@ -267,6 +267,18 @@ class PackedImages:
         scale, offset = np.array([scale_x, scale_y] * 2), np.array([offset_x, offset_y] * 2)
         return np.asarray(boxes, np.float64).reshape(-1, 4) * scale + offset
 
+    def lift(self, key: tuple[str, str], boxes: np.ndarray) -> np.ndarray:
+        """The reverse of :meth:`place`: from packed pixels to working-image pixels."""
+        scale_x, scale_y, offset_x, offset_y = self._places[self._rows[key]]
+        scale, offset = np.array([scale_x, scale_y] * 2), np.array([offset_x, offset_y] * 2)
+        return (np.asarray(boxes, np.float64).reshape(-1, 4) - offset) / scale
+
+    def content(self, key: tuple[str, str]) -> tuple[slice, slice]:
+        """Rows and columns of the packed image that the working image fills."""
+        row = self.index.iloc[self._rows[key]]
+        top, left = int(row["offset_y"]), int(row["offset_x"])
+        return slice(top, top + int(row["content_height"])), slice(left, left + int(row["content_width"]))
+
     def _descriptor(self, shard: str) -> int:
         if shard not in self._descriptors:
             self._descriptors[shard] = os.open(self.directory / shard, os.O_RDONLY)

@@ -30,14 +30,15 @@ STAGE_VERSIONS = {
     "inventory": 1,
     "shard": 1,
     "convert": 2,
-    "crop": 2,
-    "manifest": 2,
+    "crop": 3,
+    "manifest": 3,
     "cohort": 2,
     "pack": 1,
-    "train": 1,
-    "predict": 2,
+    "pseudo": 1,
+    "train": 2,
+    "predict": 3,
     "fuse": 1,
-    "evaluate": 1,
+    "evaluate": 2,
     "report": 1,
 }
 
@@ -126,6 +127,7 @@ def check_references(config: dict[str, Any], where: str = "config") -> dict[str,
                 f"{where}.runs.{name}.batch_size: {run['batch_size']} samples cannot be shared by "
                 f"{run['processes']} processes; take a multiple of {run['processes']}"
             )
+        _check_run(config, name, f"{where}.runs.{name}")
     return config
 
 
@@ -140,6 +142,59 @@ def read_config(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise UserError(f"{path} is not a configuration: it must hold keys such as `datasets:`")
     return check_references(resolve(config, str(path)), str(path))
+
+
+def source_runs(run: dict[str, Any]) -> dict[str, str]:
+    """Key of a run's section -> the run it names: what has to be trained first."""
+    named = {"from_run": run["from_run"], "pseudo_labels.run": (run["pseudo_labels"] or {}).get("run")}
+    return {key: name for key, name in named.items() if name is not None}
+
+
+def _check_run(config: dict[str, Any], name: str, where: str) -> None:
+    """References of one run to others, and what its task cannot do."""
+    runs, run = config["runs"], config["runs"][name]
+    sources = source_runs(run)
+    for key, source in sources.items():
+        if source not in runs:
+            raise UserError(f"{where}.{key}: {source!r} is not in runs ({', '.join(runs)})")
+        if run["shuffle_labels"] or runs[source]["shuffle_labels"]:
+            raise UserError(
+                f"{where}.{key}: a negative control with shuffle_labels can neither start from a run nor teach"
+            )
+    _refuse_cycle(runs, name, where)
+    if run["from_run"] and runs[run["from_run"]]["encoder"] != run["encoder"]:
+        raise UserError(
+            f"{where}.from_run: {run['from_run']!r} has encoder {runs[run['from_run']]['encoder']}, this run "
+            f"{run['encoder']}: no weight would fit"
+        )
+    if run["pseudo_labels"]:
+        if "segment" in (run["task"], runs[run["pseudo_labels"]["run"]]["task"]):
+            raise UserError(f"{where}.pseudo_labels: only classify runs give and take pseudo-labels")
+        for dataset in run["pseudo_labels"]["datasets"]:
+            if dataset not in config["datasets"]:
+                known = ", ".join(config["datasets"]) or "none"
+                raise UserError(f"{where}.pseudo_labels.datasets: {dataset!r} is not in datasets ({known})")
+    if run["task"] == "segment":
+        if run["shuffle_labels"]:
+            raise UserError(f"{where}.shuffle_labels: segment learns from marked lesions, not from labels")
+        window = run["segment"]["window"]
+        if run["segment"]["sampling"] != "image" and any(map(int.__gt__, window, run["image_size"])):
+            raise UserError(f"{where}.segment.window: {window} is larger than image_size {run['image_size']}")
+
+
+def _refuse_cycle(runs: dict[str, Any], name: str, where: str) -> None:
+    """Raise UserError where ``name`` needs itself to be trained first."""
+    paths = [[name]]
+    while paths:
+        path = paths.pop()
+        for source in source_runs(runs[path[-1]]).values():
+            if source == name:
+                first = next(iter(source_runs(runs[name])))
+                raise UserError(
+                    f"{where}.{first}: {' -> '.join([*path, name])} is a cycle: no run could be trained first"
+                )
+            if source in runs and source not in path:
+                paths.append([*path, source])
 
 
 def _resolve(values: Any, rules: dict[str, Any], where: str) -> dict[str, Any]:

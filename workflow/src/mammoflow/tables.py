@@ -13,6 +13,7 @@ rows (:mod:`mammoflow.rows`) and would spend longer on the two imports than on i
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ DENSITIES = [f"DENSITY {grade}" for grade in "ABCD"]
 # Native truth of an image or finding, before any policy. NEGATIVE: no cancer by follow-up, lesions unknown (RSNA).
 PATHOLOGIES = ["MALIGNANT", "BENIGN", "BENIGN_WITHOUT_CALLBACK", "UNPROVEN", "NORMAL", "NEGATIVE"]
 LABEL_SOURCES = ["pathology", "followup", "birads", "folder", "none"]
+PSEUDO = "pseudo:"  # and the name of the run that labelled
 LABEL_SCOPES = ["lesion", "breast", "image", "patient"]
 CATEGORIES3 = ["normal", "benign", "recall"]
 USES = ["labelled", "unlabelled", "excluded"]
@@ -51,6 +53,7 @@ class Column:
     dtype: str
     values: tuple[Any, ...] = ()
     required: bool = False
+    prefix: str = ""  # words that begin with it are allowed beside ``values``
 
 
 def _text(values: Iterable[str] = (), required: bool = False) -> Column:
@@ -129,7 +132,7 @@ FINDINGS: dict[str, Column] = {
     "pathology": _text(PATHOLOGIES),
     "label_malignant": BINARY,
     "geometry": _text(GEOMETRIES, required=True),
-    "points": STRING,  # JSON: polygon [[x, y], ...]; circle [[x, y], [radius]]
+    "points": STRING,  # JSON: polygon [[x, y], ...]; circle [[x, y], [radius]]; mask: list of such polygons (from crop)
     "mask_path": STRING,  # relative to the archive's root
     "subtlety": INT,
     "attributes": STRING,  # JSON object of what has no column
@@ -227,6 +230,7 @@ CROP_LEDGER: dict[str, Column] = {
     "roi_x1": INT,
     "roi_y1": INT,
     "outline_path": STRING,  # relative to the store: the lesion as 0/255 in the crop's pixels
+    "points": STRING,  # outline of a mask file in stored pixels, as in findings
 }
 
 # One row per image, ready for training; rows that are left out keep their place and say why.
@@ -234,6 +238,7 @@ MANIFEST: dict[str, Column] = {
     **{name: column for name, column in IMAGES.items() if name not in ("path", "use", "excluded_reason", "md5")},
     "source_path": STRING,  # relative to the archive's root
     "image_path": STRING,  # relative to the store
+    "label_source": Column(TEXT, tuple(LABEL_SOURCES), prefix=PSEUDO),  # pseudo:<run>, only ever in split train
     "label_policy": ID,  # the policy's recipe
     "split": _text(SPLITS),
     "fold": INT,  # 0.. within train
@@ -292,6 +297,72 @@ FUSED: dict[str, Column] = {
     "score_calibrated": FLOAT,  # score_fused as a probability, calibrated on val
 }
 
+# Places that a run's maps point to, highest score first within an image. Coordinates in pixels of the working image.
+CANDIDATES: dict[str, Column] = {
+    "dataset": ID,
+    "image_id": ID,
+    "rank": Column(INTEGER, required=True),  # 0 is the image's highest
+    "patient_id": ID,
+    "group_id": ID,
+    "split": _text(SPLITS, required=True),
+    "fold": INT,
+    "score": Column(NUMBER, required=True),  # mean probability of the hottest quarter of the region
+    "x": Column(NUMBER, required=True),  # centre of mass of the probability
+    "y": Column(NUMBER, required=True),
+    "xmin": Column(NUMBER, required=True),  # of its region, half-open
+    "ymin": Column(NUMBER, required=True),
+    "xmax": Column(NUMBER, required=True),
+    "ymax": Column(NUMBER, required=True),
+    "class_name": STRING,  # segment: the most probable lesion class of the region
+    "hits": STRING,  # finding_id of the target lesion whose outline holds x, y
+    "excused": Column(FLAG, required=True),  # points into a lesion that is no target and no background
+}
+
+# The marked lesions that candidates should find, on images whose lesions are all marked.
+TARGETS: dict[str, Column] = {
+    "dataset": ID,
+    "finding_id": ID,
+    "image_id": ID,
+    "patient_id": ID,
+    "group_id": ID,
+    "split": _text(SPLITS, required=True),
+    "fold": INT,
+    "drawn": _text(["polygon", "circle", "mask", "box"], required=True),
+    "kind": _text(["mass", "calcification", "other"], required=True),
+    "class_name": STRING,  # segment: in the run's class set; NA where it has no name there
+    "label_malignant": BINARY,
+    "size_mm": FLOAT,  # longer side of its box
+    "target": Column(FLAG, required=True),  # counts for sensitivity
+    "score": FLOAT,  # of the best candidate that hits it; NA where none does
+    "dice": FLOAT,  # segment: with the predicted regions that touch it
+    "dice_roi": FLOAT,  # segment, sampling roi: seen through a window around it
+}
+
+# One row per image that was measured, and class of the run's set: pixels of the packed image.
+OVERLAPS: dict[str, Column] = {
+    "dataset": ID,
+    "image_id": ID,
+    "class_name": ID,  # "any" is all classes but background
+    "patient_id": ID,
+    "group_id": ID,
+    "split": _text(SPLITS, required=True),
+    "fold": INT,
+    "true_px": INT,  # NA for a run that draws nothing
+    "predicted_px": INT,
+    "both_px": INT,
+}
+
+# What a trained fold has seen, its sources included: whoever starts from it must not hold these patients out.
+SEEN: dict[str, Column] = {
+    "dataset": ID,
+    "image_id": ID,
+    "patient_id": ID,
+    "group_id": ID,
+    "source_sha256": STRING,
+    "role": _text(["train", "val"], required=True),  # fitted on, or only looked at to choose the epoch
+    "run": ID,
+}
+
 # Where each image lies in a pack, and how the working image was placed in it (pixels of the packed image).
 PACK_INDEX: dict[str, Column] = {
     "dataset": ID,
@@ -323,6 +394,10 @@ KEYS: dict[str, list[str]] = {
     "predictions": ["level", "unit_id"],
     "fused": ["unit_id"],
     "pack_index": ["dataset", "image_id"],
+    "candidates": ["dataset", "image_id", "rank"],
+    "targets": ["dataset", "finding_id"],
+    "overlaps": ["dataset", "image_id", "class_name"],
+    "seen": ["run", "dataset", "image_id"],
 }
 TABLES: dict[str, dict[str, Column]] = {
     "images": IMAGES,
@@ -335,6 +410,10 @@ TABLES: dict[str, dict[str, Column]] = {
     "predictions": PREDICTIONS,
     "fused": FUSED,
     "pack_index": PACK_INDEX,
+    "candidates": CANDIDATES,
+    "targets": TARGETS,
+    "overlaps": OVERLAPS,
+    "seen": SEEN,
 }
 
 
@@ -385,12 +464,21 @@ def _pandera_schema(table: str) -> pa.DataFrameSchema:
     columns = {
         name: pa.Column(
             column.dtype,
-            checks=[pa.Check.isin(list(column.values))] if column.values else [],
+            checks=_allowed(column),
             nullable=not column.required,
         )
         for name, column in TABLES[table].items()
     }
     return pa.DataFrameSchema(columns, strict=True, ordered=True, unique=KEYS[table])
+
+
+def _allowed(column: Column) -> list[pa.Check]:
+    if not column.values:
+        return []
+    if not column.prefix:
+        return [pa.Check.isin(list(column.values))]
+    words = "|".join(map(re.escape, column.values))
+    return [pa.Check.str_matches(rf"(?:{words}|{re.escape(column.prefix)}.+)$")]
 
 
 def write(frame: pd.DataFrame, path: Path) -> None:

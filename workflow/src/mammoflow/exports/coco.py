@@ -15,6 +15,7 @@ from mammoflow import tables
 from mammoflow.datasets.catalog import ARCHIVES
 from mammoflow.exports.common import Export, plain_rows
 from mammoflow.files import write_json
+from mammoflow.outlines import area
 
 IMAGE_COLUMNS = ["dataset", "image_id", "patient_id", "study_id", "laterality", "view_position", "label_malignant",
                  "breast_density", "breast_birads", "split", "fold"]  # fmt: skip
@@ -56,23 +57,17 @@ def _image(number: int, row: dict[str, Any], licence: int) -> dict[str, Any]:
 def _annotations(cohort: Export, number: int, row: dict[str, Any], numbers: dict[str, int]) -> Iterator[dict[str, Any]]:
     for lesion in cohort.of_image(row):
         xmin, ymin, xmax, ymax = (round(float(value), 2) for value in lesion["box"])
-        drawn = lesion["outline"]
+        drawn = lesion["rings"]
         box = [xmin, ymin, round(xmax - xmin, 2), round(ymax - ymin, 2)]
         for word in lesion["categories"]:
             yield {
                 "image_id": number,
                 "category_id": numbers[word],
                 "bbox": box,
-                "area": round(box[2] * box[3] if drawn is None else polygon_area(drawn), 2),
-                "segmentation": [] if drawn is None else [np.round(drawn, 2).ravel().tolist()],
+                "area": round(box[2] * box[3] if drawn is None else area(drawn), 2),
+                "segmentation": [] if drawn is None else [np.round(ring, 2).ravel().tolist() for ring in drawn],
                 "iscrowd": 0,
                 "finding_id": lesion["finding_id"],
                 "finding_birads": lesion["finding_birads"],
                 "label_malignant": lesion["label_malignant"],
             }
-
-
-def polygon_area(points: np.ndarray) -> float:
-    """Area in square pixels of a closed polygon (n, 2), by the shoelace formula."""
-    x, y = points.T
-    return float(abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2)

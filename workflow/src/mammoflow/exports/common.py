@@ -1,7 +1,6 @@
 """What the exports share: the rows that take part, and where a lesion lies in the working image."""
 
 import ast
-import json
 import os
 import shutil
 from dataclasses import dataclass
@@ -15,11 +14,11 @@ import pandas as pd
 from mammoflow.datasets.catalog import ARCHIVES
 from mammoflow.errors import UserError
 from mammoflow.imaging.geometry import Geometry
+from mammoflow.outlines import rings
 
 OUT_BOX = ["out_xmin", "out_ymin", "out_xmax", "out_ymax"]
 NO_FINDING = "No Finding"
 UNNAMED = "Lesion"  # a finding whose archive gives it no category
-_CIRCLE = np.linspace(0, 2 * np.pi, 48, endpoint=False)
 
 
 @dataclass(frozen=True)
@@ -38,10 +37,10 @@ class Export:
 
     @cached_property
     def lesions(self) -> dict[tuple[str, str], list[dict[str, Any]]]:
-        """(dataset, image_id) -> its findings with a place, each a row with ``box``, ``outline`` and ``categories``.
+        """(dataset, image_id) -> its findings with a place, each a row with ``box``, ``rings`` and ``categories``.
 
         box: (4,) xmin, ymin, xmax, ymax in pixels of the working image, clipped to it; a finding wholly outside is not
-        listed. outline: (n, 2) x, y of a drawn contour or circle, None where only the box is known.
+        listed. rings: a drawn contour, circle or mask (:mod:`mammoflow.outlines`), None where only the box is known.
         """
         geometries = self.images.set_index(["dataset", "image_id"])
         found: dict[tuple[str, str], list[dict[str, Any]]] = {}
@@ -52,7 +51,7 @@ class Export:
             geometry = Geometry.from_row(geometries.loc[key])
             box = np.clip([row[name] for name in OUT_BOX], 0, [geometry.out_width, geometry.out_height] * 2)
             if box[2] - box[0] > 0 and box[3] - box[1] > 0:
-                lesion = {"box": box, "outline": outline(row, geometry), "categories": categories(row)}
+                lesion = {"box": box, "rings": rings(row, geometry), "categories": categories(row)}
                 found.setdefault(key, []).append({**row, **lesion})
         return found
 
@@ -88,19 +87,6 @@ def categories(finding: dict[str, Any]) -> list[str]:
     """The finding's categories, ``Lesion`` where it has none."""
     text = finding["finding_categories"]
     return [word for word in (ast.literal_eval(text) if text else []) if word != NO_FINDING] or [UNNAMED]
-
-
-def outline(finding: dict[str, Any], geometry: Geometry) -> np.ndarray | None:
-    """The contour or circle that an expert drew, (n, 2) x, y in the working image; None where there is only a box."""
-    if finding["points"] is None or finding["geometry"] not in ("polygon", "circle"):
-        return None
-    points = json.loads(finding["points"])
-    if finding["geometry"] == "circle":
-        (x, y), (radius,) = points
-        points = np.stack([x + radius * np.cos(_CIRCLE), y + radius * np.sin(_CIRCLE)], axis=1)
-    points = np.asarray(points, dtype=np.float64)
-    moved = geometry.forward(np.concatenate([points, points], axis=1))[:, :2]
-    return np.clip(moved, 0, [geometry.out_width, geometry.out_height])
 
 
 def place_file(source: Path, target: Path) -> None:

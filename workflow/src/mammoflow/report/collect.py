@@ -49,6 +49,9 @@ class Run:
     predictions: pd.DataFrame | None
     folds: dict[str, tuple[pd.DataFrame, dict[str, Any]]] = field(default_factory=dict)
     heatmaps: list[dict[str, Any]] = field(default_factory=list)
+    targets: pd.DataFrame | None = None  # marked lesions and how they were drawn
+    masks: dict[tuple[str, str], str] = field(default_factory=dict)  # class maps of test images: names in mask_tar
+    mask_tar: Path | None = None
 
 
 def read_dataset(directory: Path, config: dict[str, Any]) -> Dataset:
@@ -101,6 +104,12 @@ def read_run(directory: Path) -> Run:
         if path.parent.name.isdigit():
             run.folds[path.parent.name] = (pd.read_csv(path), read_json(path.parent / "train.json"))
     listed = read_json(directory / "heatmaps" / "heatmaps.json")
+    if (directory / "lesions" / "targets.parquet").is_file():
+        run.targets = tables.read(directory / "lesions" / "targets.parquet", "targets")
+    drawn = read_json(directory / "masks" / "masks.json").get("images", [])
+    run.masks = {(row["dataset"], row["image_id"]): row["file"] for row in drawn}
+    if (directory / "masks" / "masks.tar").is_file():
+        run.mask_tar = directory / "masks" / "masks.tar"
     run.heatmaps = [{**row, "file": directory / "heatmaps" / row["file"]} for row in listed]
     return run
 

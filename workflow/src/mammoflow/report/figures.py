@@ -89,6 +89,26 @@ def precision_recall(curves: list[dict[str, Any]], prevalence: float) -> Markup 
         return _finish(figure, axes, "lower left") if drawn else None
 
 
+def froc(points: list[dict[str, Any]]) -> Markup | None:
+    """Share of lesions found over false positives per image (logarithmic), with its pointwise band."""
+    if not points:
+        return None
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(4.0, 3.4))
+        axes = figure.add_subplot(xlabel="false positives per image", ylabel="lesions found", ylim=(-0.01, 1.02))
+        axes.set_xscale("log")
+        table = pd.DataFrame(points)
+        known = table.dropna(subset=["low", "high"])
+        colour = MODEL_COLOURS["image"]
+        axes.fill_between(known["false_positives"], known["low"], known["high"], color=colour, alpha=0.14, linewidth=0)
+        axes.plot(table["false_positives"], table["value"], color=colour, drawstyle="steps-post")
+        ticks = [0.05, 0.125, 0.25, 0.5, 1, 2, 4, 8]
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
+        axes.set_xlim(table["false_positives"].min(), table["false_positives"].max())
+        return _finish(figure, axes, "lower right")
+
+
 def calibration(curves: list[dict[str, Any]]) -> Markup | None:
     """Reliability diagram: observed share of malignant, with its interval, over the mean score of equal-size bins."""
     with mpl.rc_context(STYLE):
@@ -139,9 +159,13 @@ def shap_summary(values: list[dict[str, Any]], names: dict[str, str]) -> Markup 
 
 
 def learning(folds: dict[str, tuple[pd.DataFrame, dict[str, Any]]]) -> list[tuple[str, Markup]]:
-    """(title, picture) of the losses and of the validation AUC over the epochs, one line per fold."""
+    """(title, picture) of the losses and of the validation AUC or Dice over the epochs, one line per fold."""
     pictures = []
-    for title, columns in [("Loss", ["train_loss", "val_loss"]), ("Validation AUC", ["val_auc"])]:
+    for title, columns in [
+        ("Loss", ["train_loss", "val_loss"]),
+        ("Validation AUC", ["val_auc"]),
+        ("Validation Dice", ["val_dice"]),
+    ]:
         with mpl.rc_context(STYLE):
             figure = Figure(figsize=(4.0, 2.8))
             axes = figure.add_subplot()

@@ -10,6 +10,7 @@ from mammoflow.headline import chosen_model, select
 from mammoflow.metrics import METRIC_NAMES, RANKING, THRESHOLDED
 from mammoflow.report import examples, figures
 from mammoflow.report.collect import Cohort, Dataset, Run
+from mammoflow.report.lesions import lesions_view
 
 LEVEL_METRICS = [(name, METRIC_NAMES[name]) for name in [*RANKING[:3], "pf1", *RANKING[3:], "brier", "ece"]]
 THRESHOLD_METRICS = [(name, METRIC_NAMES[name]) for name in THRESHOLDED]
@@ -179,6 +180,7 @@ def run_view(run: Run, cohorts: dict[str, Cohort], store: Path) -> dict[str, Any
         "fuse": run.fuse,
         "examples": _example_cards(run, cohorts, store),
         "heat": _heat_cards(run, cohorts, store),
+        "lesions": lesions_view(run, cohorts.get(run.metrics["cohort"]), store),
     }
     return view
 

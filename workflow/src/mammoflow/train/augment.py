@@ -50,12 +50,13 @@ def random_affine(count: int, height: int, width: int, device: torch.device | st
     )
 
 
-def warp(maps: Tensor, theta: Tensor) -> Tensor:
-    """Apply (N, 2, 3) maps to (N, 1, h, w), bilinear, zeros from outside.
+def warp(maps: Tensor, theta: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+    """Apply (N, 2, 3) maps to (N, C, h, w), bilinear, zeros from outside; ``size`` is the result's, if it is another.
 
     ``align_corners=False`` measures from the outer edges, so that maps of any resolution over the same area agree.
     """
-    grid = F.affine_grid(theta.to(maps.dtype), list(maps.shape), align_corners=False)
+    shape = [*maps.shape[:2], *(size or maps.shape[-2:])]
+    grid = F.affine_grid(theta.to(maps.dtype), shape, align_corners=False)
     return F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 

@@ -8,7 +8,7 @@ import argparse
 import os
 import shutil
 import sys
-from collections import Counter
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 from mammoflow.train import guard  # noqa: F401  # isort: skip (before lightning)
 
 import lightning as L
+import pandas as pd
 import torch
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
@@ -26,11 +27,12 @@ from torch.utils.data import DataLoader
 from mammoflow import __version__, files, provenance, settings, tables
 from mammoflow.errors import UserError
 from mammoflow.train.common import ignore_signals, open_cohort, open_pack, quieten, say, set_threads, uses_cuda
-from mammoflow.train.data import Units, collate, packed_boxes
-from mammoflow.train.module import Classifier
+from mammoflow.train.from_run import SEEN, account, choose, fitting, seen_rows
+from mammoflow.train.plan import make_plan
+from mammoflow.train.pseudo import Pseudo, add_pseudo
 from mammoflow.train.recorder import BEST, LAST, InterruptedTraining, Recorder
 from mammoflow.train.sampler import GlobalBatches, RankShare
-from mammoflow.train.units import Unit, build_units, shuffle_labels
+from mammoflow.train.units import shuffle_labels
 
 GRADIENT_CLIP = 1.0  # norm
 PREFETCH = 4  # batches per loader process
@@ -47,6 +49,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pack", type=Path, required=True, help="directory of the packed images")
     parser.add_argument("--settings", default="{}", help="JSON of the run's section of the configuration")
     parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--from-run", type=Path, nargs="+", default=[], metavar="DIR", help="folds to start from")
+    parser.add_argument("--pseudo", type=Path, metavar="DIR", help="pseudo-labels of this fold")
+    parser.add_argument("--pseudo-pack", type=Path, metavar="DIR", help="packed images of the pseudo-labels")
     parser.add_argument("--out", type=Path, required=True, help="directory for weights, metrics and checkpoints")
 
 
@@ -55,18 +60,30 @@ def run(args: argparse.Namespace) -> int:
     """Entry of ``mammoflow train``."""
     section = settings.parse_section("run", args.settings)
     try:
-        train(args.name, args.fold, args.cohort, args.pack, section, args.seed, args.out)
+        pseudo = Pseudo(args.pseudo, args.pseudo_pack) if args.pseudo else None
+        train(args.name, args.fold, args.cohort, args.pack, section, args.seed, args.out, args.from_run, pseudo)
     except InterruptedTraining as reason:
         say(f"mammoflow train: {reason}")
         return INTERRUPTED
     return 0
 
 
-def train(name: str, fold: int, cohort: Path, pack: Path, section: dict[str, Any], seed: int, out: Path) -> None:
+def train(
+    name: str,
+    fold: int,
+    cohort: Path,
+    pack: Path,
+    section: dict[str, Any],
+    seed: int,
+    out: Path,
+    from_run: Sequence[Path] = (),
+    pseudo: Pseudo | None = None,
+) -> None:
     """Fit a model on the train rows outside ``fold``; keep the weights that do best on the cohort's ``val`` split.
 
-    Writes ``out``/weights.safetensors (moving average of the weights), metrics.csv and, last, train.json. Raises
-    UserError where the cohort cannot be trained on, InterruptedTraining after SIGTERM or SIGUSR1.
+    ``from_run``: folds of the run that ``section`` names, to start from (see :mod:`mammoflow.train.from_run`).
+    Writes ``out``/weights.safetensors (moving average of the weights), metrics.csv, seen.parquet and, last, train.json.
+    Raises UserError where the cohort cannot be trained on, InterruptedTraining after SIGTERM or SIGUSR1.
     """
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
@@ -75,52 +92,51 @@ def train(name: str, fold: int, cohort: Path, pack: Path, section: dict[str, Any
     if section["batch_size"] % world_size:
         raise UserError(f"run.batch_size {section['batch_size']} cannot be shared by {world_size} processes equally")
 
-    # Data: units with a known label; the fold's own rows and the test split are never opened.
+    # Data: samples with a known truth; the fold's own rows and the test split are never opened.
     manifest, cohort_digest = open_cohort(cohort)
     if section["shuffle_labels"]:
         manifest = shuffle_labels(manifest, seed)
     images = open_pack(pack, manifest, section)
-    units = [unit for unit in build_units(manifest, section["unit"]) if unit.label is not None]
-    train_units = [unit for unit in units if unit.split == "train" and unit.fold != fold]
-    val_units = [unit for unit in units if unit.split == "val"]
-    check_units(train_units, val_units, units, fold, cohort, section, world_size)
-    findings = tables.read(cohort / "findings.parquet", "manifest_findings")
-    boxes = packed_boxes(findings, images, [key for unit in train_units for key in unit.images])
+    source = choose(list(from_run), manifest, fold, cohort_digest) if section["from_run"] else None
+    rows, images, taught = add_pseudo(manifest, images, pseudo, section)
+    plan = make_plan(rows, cohort, images, section, fold, world_size)
+    outside = (rows["split"] == "train") & (rows["fold"] != fold).fillna(True)
+    seen = seen_rows(name, rows[outside], rows[rows["split"] == "val"], [*([source] if source else []), *taught])
 
     # Loaders: the sampler knows the processes, so Lightning must not add one of its own.
     batches = GlobalBatches(
-        [unit.label for unit in train_units],
-        section["batch_size"],
-        mode=section["sampler"],
-        seed=seed,
-        rank=rank,
-        world_size=world_size,
+        plan.classes, section["batch_size"], mode=plan.sampler, seed=seed, rank=rank, world_size=world_size
     )
     loading = {
-        "collate_fn": collate,
+        "collate_fn": plan.collate,
         "num_workers": section["workers"],
         "persistent_workers": section["workers"] > 0,
         "prefetch_factor": PREFETCH if section["workers"] else None,
         "pin_memory": uses_cuda(section),
         "worker_init_fn": ignore_signals,
     }
-    train_loader = DataLoader(Units(train_units, images, boxes), batch_sampler=batches, **loading)
-    share = RankShare(len(val_units), rank, world_size)
-    val_loader = DataLoader(
-        Units(val_units, images), batch_size=section["batch_size"] // world_size, sampler=share, **loading
-    )
+    train_loader = DataLoader(plan.train, batch_sampler=batches, **loading)
+    share = RankShare(len(plan.val), rank, world_size)
+    val_loader = DataLoader(plan.val, batch_size=section["batch_size"] // world_size, sampler=share, **loading)
 
     # Model, and where the last attempt got to.
-    digest = settings_digest(section, fold, seed, cohort_digest)
-    module = Classifier(section, steps=len(batches), seed=seed)
-    recorder = Recorder(out, digest, section["patience"])
+    started, start = None, None
+    if source is not None:
+        start, what = fitting(plan.learner.build(section, pretrained=False), source)
+        started = account(source, what, section, sorted(manifest["label_policy"].unique()))
+    digest = settings_digest(section, fold, seed, cohort_digest, started, rows)
+    module = plan.learner(section, steps=len(batches), seed=seed, start=start)
+    recorder = Recorder(out, digest, section["patience"], plan.learner.merit)
     checkpoint = find_checkpoint(out / "checkpoints" / LAST, digest)
     if checkpoint is not None:
         step = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"]
         batches.resume(*divmod(step, len(batches)))
         say(f"{name} fold {fold}: goes on after {step} steps ({step // len(batches)} whole epochs)")
     else:
-        say(f"{name} fold {fold}: {len(train_units)} {section['unit']}s to train, {len(val_units)} to validate")
+        say(f"{name} fold {fold}: {len(plan.train)} {plan.noun}s to train, {len(plan.val)} to validate")
+        if started:
+            anew = f", {len(started['started_anew'])} start anew" if started["started_anew"] else ""
+            say(f"{name} fold {fold}: starts from {source.name}: {started['loaded']} weights loaded{anew}")
 
     # Fit.
     distributed = DDPStrategy(
@@ -151,14 +167,15 @@ def train(name: str, fold: int, cohort: Path, pack: Path, section: dict[str, Any
     if rank == 0:
         (out / "checkpoints").mkdir(parents=True, exist_ok=True)
         (out / "train.json").unlink(missing_ok=True)
+        tables.write(seen, out / SEEN)
     trainer.fit(module, train_loader, val_loader, ckpt_path=checkpoint, weights_only=True if checkpoint else None)
 
     # Results; train.json last, as the sign that all is there.
     if not trainer.is_global_zero:
         return
-    best = recorder.best
-    by_auc = best["val_auc"] == best["val_auc"]
-    if not by_auc:
+    best, merit = recorder.best, plan.learner.merit
+    by_merit = best[merit] == best[merit]
+    if not by_merit:
         say(f"{name} fold {fold}: validation holds a single class, so the validation loss chose the epoch")
     with files.replacing(out / "weights.safetensors") as target, (out / "checkpoints" / BEST).open("rb") as source:
         shutil.copyfileobj(source, target)
@@ -181,46 +198,41 @@ def train(name: str, fold: int, cohort: Path, pack: Path, section: dict[str, Any
             "device": torch.cuda.get_device_name() if uses_cuda(section) else "cpu",
             "world_size": world_size,
             "parameters": sum(parameter.numel() for parameter in module.model.parameters()),
-            "samples": {"train": count(train_units), "val": count(val_units)},
-            "images_with_boxes": len(boxes),
+            **plan.facts,
+            "label_policy": sorted(manifest["label_policy"].unique()),
+            "label_sources": rows.loc[outside, "label_source"].fillna("none").value_counts().to_dict(),
+            "started_from": started,
             "epochs_run": len(recorder.rows),
             "best_epoch": best["epoch"],
-            "best_val_auc": best["val_auc"] if by_auc else None,
+            f"best_{merit}": best[merit] if by_merit else None,
             "best_val_loss": best["val_loss"],
-            "selected_by": "val_auc" if by_auc else "val_loss",
+            "selected_by": merit if by_merit else "val_loss",
         },
     )
 
 
-def check_units(
-    train_units: list[Unit],
-    val_units: list[Unit],
-    units: list[Unit],
-    fold: int,
-    cohort: Path,
+def settings_digest(
     section: dict[str, Any],
-    world_size: int,
-) -> None:
-    """Raise UserError where training would be impossible or meaningless."""
-    folds = sorted({unit.fold for unit in units if unit.fold is not None})
-    if fold not in folds:
-        raise UserError(f"--fold {fold}: {cohort} has folds {', '.join(map(str, folds)) or 'none'}")
-    if not val_units:
-        raise UserError(f"{cohort}: no labelled {section['unit']} in split val: raise cohort.splits.val")
-    counts = count(train_units)
-    if min(counts.values()) == 0:
-        raise UserError(
-            f"{cohort}: outside fold {fold} the train split holds {counts['1']} malignant and {counts['0']} other "
-            f"{section['unit']}s: training needs both"
-        )
-    if len(train_units) < world_size:
-        raise UserError(f"{cohort}: {len(train_units)} training samples cannot feed {world_size} processes")
+    fold: int,
+    seed: int,
+    cohort_digest: str,
+    started: dict[str, Any] | None,
+    rows: pd.DataFrame,
+) -> str:
+    """Names everything that decides the weights; a checkpoint of another digest is not resumed.
 
-
-def settings_digest(section: dict[str, Any], fold: int, seed: int, cohort_digest: str) -> str:
-    """Names everything that decides the weights; a checkpoint of another digest is not resumed."""
+    ``started``: what :func:`mammoflow.train.from_run.account` said.  ``rows``: the manifest, pseudo-labels included.
+    """
     what = {key: value for key, value in section.items() if key not in WHERE_NOT_WHAT}
-    return settings.recipe("train", {"settings": what, "fold": fold, "seed": seed, "cohort": cohort_digest})
+    if section["task"] == "classify":
+        del what["segment"]
+    pseudo = rows.loc[rows["label_source"].str.startswith(tables.PSEUDO).fillna(False)]
+    taught = pseudo[["dataset", "image_id", "label_malignant"]].astype(str).to_numpy().tolist()
+    start = started and started["weights_sha256"]
+    return settings.recipe(
+        "train",
+        {"settings": what, "fold": fold, "seed": seed, "cohort": cohort_digest, "start": start, "pseudo": taught},
+    )
 
 
 def find_checkpoint(path: Path, digest: str) -> Path | None:
@@ -232,9 +244,3 @@ def find_checkpoint(path: Path, digest: str) -> Path | None:
         return path
     say(f"{path} was made with other settings, another seed or another cohort: training starts anew")
     return None
-
-
-def count(units: list[Unit]) -> dict[str, int]:
-    """Samples per label."""
-    labels = Counter(unit.label for unit in units)
-    return {"0": labels[0], "1": labels[1]}

@@ -6,9 +6,11 @@ import os
 import signal
 import sys
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -17,6 +19,7 @@ from mammoflow.errors import UserError
 from mammoflow.pack import PackedImages
 from mammoflow.train.units import participants
 
+WEIGHTS, RECORD = "weights.safetensors", "train.json"  # of a trained fold
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # SLURM: end of the time limit, and the warning before it
 
 
@@ -42,6 +45,36 @@ def open_pack(pack: Path, manifest: pd.DataFrame, section: dict[str, Any]) -> Pa
             f"{pack} lacks {len(missing)} images of the cohort as it is now (first: {missing[0][1]}): run pack again"
         )
     return images
+
+
+class JoinedPacks:
+    """Several packs of the same size read as one; an image comes from the first that has it."""
+
+    def __init__(self, packs: list[PackedImages]) -> None:
+        self.packs = packs
+
+    def __contains__(self, key: tuple[str, str]) -> bool:
+        return any(key in pack for pack in self.packs)
+
+    def __getitem__(self, key: tuple[str, str]) -> np.ndarray:
+        return self._pack(key)[key]
+
+    def place(self, key: tuple[str, str], boxes: np.ndarray) -> np.ndarray:
+        """As :meth:`mammoflow.pack.PackedImages.place`."""
+        return self._pack(key).place(key, boxes)
+
+    def _pack(self, key: tuple[str, str]) -> PackedImages:
+        return next(pack for pack in self.packs if key in pack)
+
+
+@dataclass(frozen=True)
+class FoldModel:
+    """A trained fold: its model in evaluation mode, and what its train.json says."""
+
+    fold: int
+    model: torch.nn.Module
+    record: dict[str, Any]
+    directory: Path
 
 
 def uses_cuda(section: dict[str, Any]) -> bool:

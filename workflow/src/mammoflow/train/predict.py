@@ -2,12 +2,12 @@
 
 Train rows get the score of the one model that never saw their patient (out of fold); val and test rows the mean
 probability of all folds' models. A breast is scored over all its views together (unit breast) or by its highest image
-(unit image), a patient by the higher breast.
+(unit image), a patient by the higher breast. A segmentation scores single images.
 """
 
 import argparse
 import json
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,27 +17,33 @@ import torch
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
-from mammoflow import provenance, settings, tables
+from mammoflow import lesions, provenance, settings, tables
 from mammoflow.errors import UserError
+from mammoflow.lesions import Key
 from mammoflow.pack import PackedImages
-from mammoflow.train.common import ignore_signals, open_cohort, open_pack, say, set_threads, uses_cuda
+from mammoflow.train.candidates import candidates
+from mammoflow.train.common import (
+    RECORD,
+    WEIGHTS,
+    FoldModel,
+    ignore_signals,
+    open_cohort,
+    open_pack,
+    say,
+    set_threads,
+    uses_cuda,
+)
 from mammoflow.train.data import Units, collate
-from mammoflow.train.heatmaps import learned_from_boxes, write_heatmaps
+from mammoflow.train.found import NAMES, Collector, Found
+from mammoflow.train.heatmaps import write_heatmaps
 from mammoflow.train.model import BreastModel, normalise, to_unit_range
+from mammoflow.train.module import Classifier
+from mammoflow.train.segment_predict import mean_map, segment
+from mammoflow.train.segmenter import Segmenter
 from mammoflow.train.units import Unit, build_units, shuffle_labels, unit_ids
 
 # Keys of a run that must be the same in training and here.
-MODEL_KEYS = ("cohort", "encoder", "image_size", "unit", "shuffle_labels")
-
-
-@dataclass(frozen=True)
-class FoldModel:
-    """A trained fold: its model in evaluation mode, and what its train.json says."""
-
-    fold: int
-    model: BreastModel
-    record: dict[str, Any]
-    directory: Path
+MODEL_KEYS = ("task", "cohort", "encoder", "image_size", "unit", "shuffle_labels")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -49,6 +55,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--settings", default="{}", help="JSON of the run's section of the configuration")
     parser.add_argument("--out", type=Path, required=True, help="parquet file to write")
     parser.add_argument("--heatmaps", type=Path, help="directory for heat maps of a few test images")
+    parser.add_argument("--lesions", type=Path, help="directory for candidates, targets and overlaps")
+    parser.add_argument("--masks", type=Path, help="segment: directory for masks.tar, the class maps of test images")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -56,20 +64,30 @@ def run(args: argparse.Namespace) -> None:
     section = settings.parse_section("run", args.settings)
     set_threads(1)
     manifest, cohort_digest = open_cohort(args.cohort)
+    findings = tables.read(args.cohort / "findings.parquet", "manifest_findings")
     images = open_pack(args.pack, manifest, section)
     device = torch.device("cuda" if uses_cuda(section) else "cpu")
     folds = load_folds(args.folds, section, cohort_digest, device)
     if section["shuffle_labels"]:
         manifest = shuffle_labels(manifest, folds[0].record["seed"])
-    predictions = predict(manifest, images, folds, section, device)
-    weights = {f"fold {fold.fold}": fold.directory / "weights.safetensors" for fold in folds}
+    check_folds(manifest, folds)
+    if section["task"] == "segment":
+        scores, found = segment(manifest, findings, images, folds, section, device, args.masks)
+        by_image = {f"{dataset}|{image_id}": score for (dataset, image_id), score in scores.items()}
+        predictions = by_level(manifest, pd.DataFrame({"score": by_image}))
+    else:
+        predictions, found = predict(manifest, images, folds, section, device, findings)
+    weights = {f"fold {fold.fold}": fold.directory / WEIGHTS for fold in folds}
     record = provenance.record(
         "predict", section, folds[0].record["seed"], args.cohort, weights, provenance.TRAINING_PACKAGES
     )
     predictions.attrs["reproduction"] = record  # pandas keeps it in the parquet file's own metadata
     tables.write(predictions, args.out)
+    if args.lesions is not None:
+        for name, table in zip(NAMES, found, strict=True):
+            tables.write(table, args.lesions / f"{name}.parquet")
     if args.heatmaps is not None:
-        written = write_heatmaps(predictions, images, folds, args.heatmaps, device)
+        written = write_heatmaps(predictions, images, *heat_map(folds, section), args.heatmaps, device)
         say(f"{written} heat maps: {args.heatmaps}")
     counts = predictions.groupby("level").size()
     print(f"{counts['image']} images, {counts['breast']} breasts, {counts['patient']} patients: {args.out}")
@@ -81,13 +99,13 @@ def load_folds(
     """Load every fold, sorted. Raises UserError where one is unfinished, repeated, or of other settings or cohort."""
     folds = []
     for directory in directories:
-        path = directory / "train.json"
+        path = directory / RECORD
         if not path.is_file():
             raise UserError(f"{path} does not exist: train this fold first")
         record = json.loads(path.read_text(encoding="utf-8"))
         if record["cohort_digest"] != cohort_digest:
             raise UserError(f"{directory} was trained on another version of the cohort: train it again")
-        for key in MODEL_KEYS:
+        for key in (*MODEL_KEYS, *(["segment"] if section["task"] == "segment" else [])):
             if record["settings"][key] != section[key]:
                 raise UserError(
                     f"{directory} was trained with {key} {record['settings'][key]!r}, the run now says "
@@ -95,13 +113,27 @@ def load_folds(
                 )
         if folds and record["seed"] != folds[0].record["seed"]:
             raise UserError(f"{directory} was trained with another seed than {directories[0]}: train it again")
-        model = BreastModel(section["encoder"])
-        model.load_state_dict(load_file(directory / "weights.safetensors"))
-        model = model.eval().to(device, memory_format=torch.channels_last)
-        folds.append(FoldModel(record["fold"], model, record, directory))
+        folds.append(load_fold(directory, record, device))
     if len({fold.fold for fold in folds}) < len(folds):
         raise UserError("--folds names a fold twice")
     return sorted(folds, key=lambda fold: fold.fold)
+
+
+def load_fold(directory: Path, record: dict[str, Any], device: torch.device) -> FoldModel:
+    """One trained fold. ``record``: its train.json."""
+    learner = Segmenter if record["settings"]["task"] == "segment" else Classifier
+    model = learner.build(record["settings"], pretrained=False)
+    model.load_state_dict(load_file(directory / WEIGHTS))
+    model = model.eval().to(device, memory_format=torch.channels_last)
+    return FoldModel(record["fold"], model, record, directory)
+
+
+def check_folds(manifest: pd.DataFrame, folds: list[FoldModel]) -> None:
+    """Raise UserError where a train fold has no model."""
+    wanted = set(manifest.loc[manifest["split"] == "train", "fold"].dropna())
+    missing = wanted - {fold.fold for fold in folds}
+    if missing:
+        raise UserError(f"--folds lacks fold {min(missing)}: without its model those rows have no out-of-fold score")
 
 
 def predict(
@@ -110,32 +142,79 @@ def predict(
     folds: list[FoldModel],
     section: dict[str, Any],
     device: torch.device,
-) -> pd.DataFrame:
-    """The ``predictions`` table for a cohort's participants. Raises UserError where a train fold has no model."""
+    findings: pd.DataFrame,
+) -> tuple[pd.DataFrame, Found]:
+    """The ``predictions`` of a classification for a cohort's participants, and what its heat maps find.
+
+    Without marked lesions in training the heat maps mean nothing, and nothing is found.
+    """
     units = build_units(manifest, section["unit"])
-    missing = {unit.fold for unit in units if unit.split == "train"} - {fold.fold for fold in folds}
-    if missing:
-        raise UserError(f"--folds lacks fold {min(missing)}: without its model those rows have no out-of-fold score")
+    learned = learned_from_boxes(folds) and not section["shuffle_labels"]
     by_unit: dict[str, list[float]] = {}
     by_image: dict[str, list[View]] = {}
+    heat: dict[Key, list[np.ndarray]] = {}
     for fold in folds:
         own = [unit for unit in units if unit.split != "train" or unit.fold == fold.fold]
-        for unit, score, views in score_units(fold.model, own, images, section, device):
-            by_unit.setdefault(unit.unit_id, []).append(score)
-            for (dataset, image_id), view in zip(unit.images, views, strict=True):
+        for scored in score_units(fold.model, own, images, section, device):
+            by_unit.setdefault(scored.unit.unit_id, []).append(scored.score)
+            for (dataset, image_id), view, cells in zip(scored.unit.images, scored.views, scored.heat, strict=True):
                 by_image.setdefault(f"{dataset}|{image_id}", []).append(view)
+                if learned:
+                    heat.setdefault((dataset, image_id), []).append(cells)
+    told = pd.DataFrame({key: np.mean(views, axis=0) for key, views in by_image.items()}, index=View._fields).T
+    if section["unit"] != "breast":  # an image that is a unit of its own has all the attention
+        told = told.drop(columns="attention")
+    if not learned_from_boxes(folds):
+        told = told.drop(columns="score_roi")
+    breasts = {key: float(np.mean(values)) for key, values in by_unit.items()} if section["unit"] == "breast" else None
+    return by_level(manifest, told, breasts), localise(manifest, findings, images, heat)
 
-    means = pd.DataFrame({key: np.mean(views, axis=0) for key, views in by_image.items()}, index=View._fields).T
+
+def localise(
+    manifest: pd.DataFrame, findings: pd.DataFrame, images: PackedImages, heat: dict[Key, list[np.ndarray]]
+) -> Found:
+    """Candidates of heat maps of malignancy, beside the marked lesions. ``heat``: maps (h, w) of each image."""
+    known = lesions.fully_marked(manifest, findings)
+    marked = set(zip(manifest.loc[known, "dataset"], manifest.loc[known, "image_id"], strict=True))
+    # A heat map knows no class: any set that takes every lesion will do.
+    drawn = lesions.packed_lesions(manifest, findings, images, "lesion") if heat else {}
+    collector = Collector(manifest, images, drawn, None)
+    for key, maps in heat.items():
+        mean = np.mean(np.asarray(maps, np.float32), axis=0)
+        collector.add(key, candidates(mean), mean.shape, measured=key in marked)
+    return collector.finish()
+
+
+def learned_from_boxes(folds: list[FoldModel]) -> bool:
+    """Whether the heat maps were learned from marked lesions."""
+    return all(fold.record["images_with_boxes"] and fold.record["settings"]["localisation_weight"] for fold in folds)
+
+
+def heat_map(folds: list[FoldModel], section: dict[str, Any]) -> tuple[Callable[[torch.Tensor], torch.Tensor], str]:
+    """A function from images (1, 1, H, W) in 0..1 to their mean heat map (1, 1, h, w) in 0..1, and its kind."""
+    if section["task"] == "segment":
+        suspicious = list(lesions.SUSPICIOUS[section["segment"]["classes"]])
+        return lambda views: mean_map(folds, views, section)[:, suspicious].sum(1, keepdim=True), "segmentation"
+    learned = learned_from_boxes(folds)
+
+    def heat(views: torch.Tensor) -> torch.Tensor:
+        bag = torch.zeros(1, dtype=torch.int64, device=views.device)
+        outputs = [fold.model(normalise(views), bag, 1) for fold in folds]
+        maps = [torch.sigmoid(one.heat) if learned else one.attention / one.attention.max() for one in outputs]
+        return torch.stack(maps).mean(0)
+
+    return heat, "localisation" if learned else "attention"
+
+
+def by_level(manifest: pd.DataFrame, images: pd.DataFrame, breasts: dict[str, float] | None = None) -> pd.DataFrame:
+    """The ``predictions`` table from ``score`` and further columns of images and, where they were scored as one, the
+    scores of breasts, both by unit_id."""
     keys = unit_ids(manifest, "image")
-    rows = manifest.assign(score=keys.map(means["score"]))
-    image_rows = rows.assign(unit_id=keys)
-    if section["unit"] == "breast":  # an image that is a unit of its own has all the attention
-        image_rows["attention"] = keys.map(means["attention"])
-    if learned_from_boxes(folds):
-        image_rows["score_roi"] = keys.map(means["score_roi"])
+    rows = manifest.assign(score=keys.map(images["score"]))
+    image_rows = rows.assign(unit_id=keys, **{name: keys.map(images[name]) for name in images.columns})
     breast_rows = _gather(rows, "breast", ["laterality"])
-    if section["unit"] == "breast":
-        breast_rows["score"] = breast_rows["unit_id"].map({key: np.mean(s) for key, s in by_unit.items()})
+    if breasts is not None:
+        breast_rows["score"] = breast_rows["unit_id"].map(breasts)
     scored = rows.assign(score=unit_ids(rows, "breast").map(breast_rows.set_index("unit_id")["score"]))
     levels = {"image": image_rows, "breast": breast_rows, "patient": _gather(scored, "patient", [])}
     frame = pd.concat([part.assign(level=level) for level, part in levels.items()], ignore_index=True)
@@ -162,10 +241,19 @@ class View(NamedTuple):
     score_roi: float
 
 
+class Scored(NamedTuple):
+    """A unit's probability, what is said of its views, and each view's heat map (h, w) float16 of probabilities."""
+
+    unit: Unit
+    score: float
+    views: list[View]
+    heat: np.ndarray
+
+
 @torch.inference_mode()
 def score_units(
     model: BreastModel, units: list[Unit], images: PackedImages, section: dict[str, Any], device: torch.device
-) -> list[tuple[Unit, float, list[View]]]:
+) -> list[Scored]:
     """Each unit with its probability and what is said of its views."""
     loader = DataLoader(
         Units(units, images),
@@ -182,8 +270,9 @@ def score_units(
         bags = torch.sigmoid(output.bags).tolist()
         hottest = output.heat.flatten(1).amax(1)
         told = torch.stack([torch.sigmoid(output.views), output.shares, torch.sigmoid(hottest)], dim=1).tolist()
-        owners = batch["bag"].tolist()
+        heat = torch.sigmoid(output.heat)[:, 0].half().cpu().numpy()
+        owners = batch["bag"].numpy()
         for number, index in enumerate(batch["index"].tolist()):
-            mine = [View(*values) for values, owner in zip(told, owners, strict=True) if owner == number]
-            scored.append((units[index], bags[number], mine))
+            mine = np.flatnonzero(owners == number)
+            scored.append(Scored(units[index], bags[number], [View(*told[view]) for view in mine], heat[mine]))
     return scored

@@ -16,11 +16,11 @@ from safetensors.torch import save
 
 from mammoflow import files, tables
 from mammoflow.train.common import STOP_SIGNALS
-from mammoflow.train.module import Classifier
+from mammoflow.train.module import Learner
 
 LAST = "last.ckpt"
 BEST = "best.safetensors"
-COLUMNS = ["epoch", "train_loss", "val_loss", "val_auc", "lr", "images_per_s", "loader_wait_share", "seconds"]
+COLUMNS = ["epoch", "train_loss", "val_loss", "{merit}", "lr", "images_per_s", "loader_wait_share", "seconds"]
 
 
 class InterruptedTraining(Exception):  # noqa: N818 (nothing went wrong)
@@ -30,28 +30,32 @@ class InterruptedTraining(Exception):  # noqa: N818 (nothing went wrong)
 class Recorder(L.Callback):
     """Writes ``metrics.csv`` and ``checkpoints/`` below ``directory`` and decides when to stop.
 
-    The best epoch has the highest validation AUC, among equals the lowest validation loss; where validation holds a
-    single class there is no AUC and the loss decides alone. ``digest`` names the settings a checkpoint belongs to.
+    The best epoch has the highest ``merit`` (validation AUC or Dice), among equals the lowest validation loss; where
+    validation holds a single class there is no merit and the loss decides alone. ``digest`` names the settings a
+    checkpoint belongs to.
     """
 
-    def __init__(self, directory: Path, digest: str, patience: int | None) -> None:
-        self.directory, self.digest, self.patience = directory, digest, patience
+    def __init__(self, directory: Path, digest: str, patience: int | None, merit: str = "val_auc") -> None:
+        self.directory, self.digest, self.patience, self.merit = directory, digest, patience, merit
         self.rows: list[dict[str, float]] = []
 
     @property
     def best(self) -> dict[str, float]:
         """The best epoch's row."""
-        return max(self.rows, key=_merit)
+        return max(self.rows, key=self._rank)
 
-    def setup(self, trainer: L.Trainer, pl_module: Classifier, stage: str) -> None:
+    def _rank(self, row: dict[str, float]) -> tuple[float, float]:
+        return (-np.inf if np.isnan(row[self.merit]) else row[self.merit]), -row["val_loss"]
+
+    def setup(self, trainer: L.Trainer, pl_module: Learner, stage: str) -> None:
         """Name the settings in every checkpoint."""
         pl_module.digest = self.digest
 
-    def on_fit_start(self, trainer: L.Trainer, pl_module: Classifier) -> None:
+    def on_fit_start(self, trainer: L.Trainer, pl_module: Learner) -> None:
         """A training that stopped early does not go on when it is started again."""
         trainer.should_stop = self._out_of_patience()
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: Classifier) -> None:
+    def on_train_start(self, trainer: L.Trainer, pl_module: Learner) -> None:
         """Turn the stop signals into a wish.
 
         Lightning's own handler, set up just before, starts a collective inside the signal handler, which can meet
@@ -65,18 +69,18 @@ class Recorder(L.Callback):
             signal.signal(number, ask)
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: Classifier, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: L.Trainer, pl_module: Learner, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Stop after this step, if any process was asked to. After an epoch's last step validation goes first."""
         if pl_module.stopping and not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             self._stop(trainer, f"step {batch_idx + 1} of {pl_module.steps} in epoch {trainer.current_epoch}")
 
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Classifier) -> None:
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Learner) -> None:
         """Record the epoch; validation has already run."""
         self.rows.append({"epoch": trainer.current_epoch, **pl_module.row})
         if trainer.is_global_zero:
             self._write(pl_module)
-            _say(self.rows[-1], trainer.max_epochs)
+            _say(self.rows[-1], trainer.max_epochs, self.merit)
         trainer.should_stop = self._out_of_patience()
         self._save(trainer)
         done = trainer.should_stop or trainer.current_epoch + 1 >= trainer.max_epochs
@@ -98,8 +102,8 @@ class Recorder(L.Callback):
             and (self.rows[-1]["epoch"] - self.best["epoch"] >= self.patience)
         )
 
-    def _write(self, module: Classifier) -> None:
-        table = pd.DataFrame(self.rows, columns=COLUMNS)
+    def _write(self, module: Learner) -> None:
+        table = pd.DataFrame(self.rows, columns=[name.format(merit=self.merit) for name in COLUMNS])
         tables.write(table, self.directory / "metrics.csv")
         if self.best is self.rows[-1]:
             weights = {name: value.contiguous().cpu() for name, value in module.ema.model.state_dict().items()}
@@ -119,11 +123,8 @@ class Recorder(L.Callback):
         raise InterruptedTraining(f"stopped by a signal after {where}; the same command goes on from there")
 
 
-def _merit(row: dict[str, float]) -> tuple[float, float]:
-    return (-np.inf if np.isnan(row["val_auc"]) else row["val_auc"]), -row["val_loss"]
-
-
-def _say(row: dict[str, float], epochs: int) -> None:
-    figures = f"train loss {row['train_loss']:.4f}, val loss {row['val_loss']:.4f}, val AUC {row['val_auc']:.4f}"
+def _say(row: dict[str, float], epochs: int, merit: str) -> None:
+    name = {"val_auc": "val AUC", "val_dice": "val Dice"}[merit]
+    figures = f"train loss {row['train_loss']:.4f}, val loss {row['val_loss']:.4f}, {name} {row[merit]:.4f}"
     speed = f"{row['images_per_s']:.1f} images/s, {row['loader_wait_share']:.0%} waiting for the loader"
     print(f"epoch {row['epoch'] + 1}/{epochs}: {figures}; {speed}", file=sys.stderr, flush=True)

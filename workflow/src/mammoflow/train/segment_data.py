@@ -1,0 +1,57 @@
+"""Segmentation's samples: a whole packed image and its class map, small integers until they reach the device."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from mammoflow.lesions import IGNORE, Key, Lesion, class_map
+from mammoflow.pack import PackedImages
+
+
+class MarkedImages(Dataset[dict[str, Any]]):
+    """Samples of ``keys``: ``views`` (1, 1, H, W) uint8 or uint16, ``mask`` (1, H, W) uint8 (see
+    :func:`mammoflow.lesions.class_map`) and ``index``."""
+
+    def __init__(self, keys: Sequence[Key], images: PackedImages, lesions: dict[Key, list[Lesion]]) -> None:
+        self.keys, self.images, self.lesions = list(keys), images, lesions
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        pixels = self.images[self.keys[index]]
+        mask = class_map(self.lesions.get(self.keys[index], ()), pixels.shape)
+        return {"views": torch.from_numpy(pixels)[None, None], "mask": torch.from_numpy(mask)[None], "index": index}
+
+    def has_lesion(self) -> list[int]:
+        """1 for each image that has a lesion of a class to learn, else 0: what a balanced draw balances."""
+        return [int(any(one.value != IGNORE for one in self.lesions.get(key, ()))) for key in self.keys]
+
+
+def collate_marked(samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+    """``views`` (N, 1, H, W), ``mask`` (N, H, W), ``index`` (N,)."""
+    return {
+        "views": torch.cat([sample["views"] for sample in samples]),
+        "mask": torch.cat([sample["mask"] for sample in samples]),
+        "index": torch.tensor([sample["index"] for sample in samples]),
+    }
+
+
+def shares(mask: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """Class shares (N, classes, H, W) float, and validity (N, 1, H, W) float, of class maps (N, H, W) uint8.
+
+    Pixels to ignore have validity 0; in the shares they count as background.
+    """
+    valid = mask != IGNORE
+    known = torch.where(valid, mask, 0).long()
+    onehot = torch.nn.functional.one_hot(known, classes).permute(0, 3, 1, 2).float()
+    return onehot, valid[:, None].float()
+
+
+def lesion_pixels(mask: np.ndarray | Tensor) -> np.ndarray | Tensor:
+    """Where a class map holds a class to learn."""
+    return (mask != 0) & (mask != IGNORE)
