@@ -8,7 +8,7 @@ SNAKEMAKE := $(BIN)/snakemake --cores $(CORES)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONPATH := $(CURDIR)/workflow/src
 
-RUN_PINS := requirements/workflow.txt requirements/collect.txt requirements/convert.txt requirements/tabular.txt requirements/train.txt
+RUN_PINS := requirements/workflow.txt requirements/collect.txt requirements/convert.txt requirements/tabular.txt requirements/train.txt requirements/ui.txt
 PINS := $(RUN_PINS) requirements/dev.txt requirements/constraints.txt
 
 .PHONY: help env demo test test-cluster test-fast playground playground-down bench lint format config-reference pins clean

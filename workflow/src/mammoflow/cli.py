@@ -49,6 +49,7 @@ COMMANDS = {
     "plan": ("mammoflow.plan", "what a configuration will cost: images, GB, core-hours, GPU-hours"),
     "check-cluster": ("mammoflow.preflight", "will this configuration run on this SLURM cluster? Says so in a second"),
     "failed-shards": ("mammoflow.failed_shards", "ledgers that hold failed images, for snakemake -R"),
+    "ui": ("mammoflow.ui.command", "open the page: collect, check, train and read results in a browser"),
     "headline": ("mammoflow.headline", "print the main result of each run"),
     "config-reference": ("mammoflow.config_reference", "write the table of keys in config/README.md"),
 }
