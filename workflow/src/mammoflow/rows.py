@@ -83,7 +83,9 @@ def finish(table: str, rows: Iterable[Row]) -> list[Row]:
 def _allowed(value: Any, column: tables.Column) -> bool:
     if value is None:
         return not column.required
-    return not column.values or value in column.values
+    if not column.values or value in column.values:
+        return True
+    return bool(column.prefix) and value.startswith(column.prefix) and len(value) > len(column.prefix)
 
 
 def write_parquet(rows: Sequence[Row], path: Path, table: str) -> None:

@@ -473,6 +473,8 @@ def _pandera_schema(table: str) -> pa.DataFrameSchema:
 
 
 def _allowed(column: Column) -> list[pa.Check]:
+    import pandera.pandas as pa
+
     if not column.values:
         return []
     if not column.prefix:
