@@ -11,6 +11,8 @@ settings.register_profile("mammoflow", deadline=None)
 settings.load_profile("mammoflow")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+# Programs that tests start find the package as this process does, however pytest was called.
+os.environ["PYTHONPATH"] = str(REPOSITORY / "workflow" / "src")
 
 
 @pytest.fixture(scope="session")
