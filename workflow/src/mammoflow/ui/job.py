@@ -74,8 +74,13 @@ class Job:
 
         Comes back once the job holds its lock or has ended. Raises UserError where one is running.
         """
-        if self.busy():
-            raise UserError("a workflow is running: wait for it, or stop it first")
+        deadline = time.monotonic() + wait_s
+        while self.busy():
+            # A job says how it ended just before its process goes and frees the lock.
+            ended = read_json(self.folder / "state.json").get("status", "running") != "running"
+            if not ended or time.monotonic() > deadline:
+                raise UserError("a workflow is running: wait for it, or stop it first")
+            time.sleep(0.05)
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "stop").unlink(missing_ok=True)
         (self.folder / "state.json").unlink(missing_ok=True)
@@ -90,7 +95,6 @@ class Job:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        deadline = time.monotonic() + wait_s
         while process.poll() is None and not (self.folder / "state.json").is_file() and time.monotonic() < deadline:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(0.05)
@@ -143,6 +147,8 @@ def environment() -> dict[str, str]:
 
 def supervise(folder: Path) -> int:
     """Run the folder's command to its end. Returns its exit status."""
+    # A page started in the background of a script ignores Ctrl-C and would hand that on: nothing could be stopped.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     job = Job(folder)
     order = read_json(folder / "command.json")
     state = {"status": "running", "command": order["command"], "started": _now(), "ended": "", "exit_status": None}
