@@ -219,7 +219,7 @@ def test_files_without_permission(open_directory):
 def no_space(out, how):
     """A store with room for some pictures. Yields what to run before the job in its process."""
     if how == "file size":
-        yield "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (25_000, resource.RLIM_INFINITY))"
+        yield "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, resource.RLIM_INFINITY))"
         return
     (out / "store").mkdir(parents=True)
     mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(out / "store")]
@@ -242,7 +242,11 @@ def test_a_full_disk_stops_the_run_and_leaves_whole_pictures(tmp_path, how):
     with no_space(out, how) as before:
         code = f"import sys; from mammoflow import cli\n{before}\nsys.exit(cli.main(sys.argv[1:]))"
         job = subprocess.run(
-            [sys.executable, "-c", code, *call], env={"PYTHONPATH": str(SOURCES)}, capture_output=True, check=False
+            # Python would leave byte code cut off at that size, which the next program cannot load.
+            [sys.executable, "-B", "-c", code, *call],
+            env={"PYTHONPATH": str(SOURCES)},
+            capture_output=True,
+            check=False,
         )
         said = job.stderr.decode()
         assert job.returncode == 2, said

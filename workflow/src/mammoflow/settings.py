@@ -29,8 +29,8 @@ SCHEMA_PATH = Path(__file__).resolve().parents[2] / "schemas" / "config.schema.y
 STAGE_VERSIONS = {
     "inventory": 1,
     "shard": 1,
-    "convert": 2,
-    "crop": 3,
+    "convert": 3,
+    "crop": 4,
     "manifest": 3,
     "cohort": 2,
     "pack": 1,
