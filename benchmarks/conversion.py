@@ -207,7 +207,9 @@ def threads(files: list[Input], rounds: int, scratch: Path) -> str:
         largest = [file for file in part if file.size == max(file.size for file in part)]
         peaks = [job(largest, count, scratch, 2 * count)["peak"] for count in (1, 2, 4)]
         rows.append(line(f"{syntax}: memory on the largest size, MiB", *(f"{peak:.0f}" for peak in peaks)))
-    return "\n".join(rows)
+    return "\n".join(
+        [*rows, "", "The rules `convert_shard` and `crop_shard` ask for 400 MiB and 300 more for each thread."]
+    )
 
 
 def start_up(rounds: int, scratch: Path) -> str:
@@ -260,7 +262,8 @@ def report(sizes: dict[str, tuple[int, int, int]], rounds: int, scratch: Path, q
     head = (
         f"`python benchmarks/conversion.py` (`make bench`); Python {platform.python_version()}, "
         f"{', '.join(f'{name} {version(name)}' for name in names)}; {len(os.sched_getaffinity(0))} cores, load "
-        f"{load[0]:.1f} at the start and {os.getloadavg()[0]:.1f} at the end; {rounds} rounds.\nSizes: {shapes}."
+        f"{load[0]:.1f} at the start and {os.getloadavg()[0]:.1f} at the end; {rounds} rounds. Where the load exceeds "
+        f"the cores, wall times and the gain of threads mean nothing.\nSizes: {shapes}."
     )
     return "\n\n".join([head, *parts])
 

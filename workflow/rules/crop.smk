@@ -23,7 +23,7 @@ rule crop_shard:
         "../../envs/convert.yaml"
     threads: 2
     resources:
-        # Measured (docs/benchmarks.md): 200 + 230 for each thread on the largest mammograms.
+        # Measured (docs/benchmarks.md): 200 + 270 for each thread on the largest mammograms, J2K.
         mem_mb=memory_mb(400, 300),
         # A resource, not a parameter: what does not change a pixel must not run a job again.
         image_seconds=config["image_seconds"],
