@@ -1,6 +1,7 @@
 """Fixtures shared by all tests: the repository, and where the real data lies."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ settings.register_profile("mammoflow", deadline=None)
 settings.load_profile("mammoflow")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+# A runner in the background ignores Ctrl-C and hands that on to all it starts; the tests send it to their programs.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # Programs that tests start find the package as this process does, however pytest was called.
 os.environ["PYTHONPATH"] = str(REPOSITORY / "workflow" / "src")
 
