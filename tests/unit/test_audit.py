@@ -23,10 +23,18 @@ def row_of(manifest: pd.DataFrame, split: str, nth: int = 0) -> int:
 
 
 def test_a_clean_cohort_passes_and_every_check_looked_at_something(clean):
-    result = audit(clean, [{"group_id": "g"}])
+    labelled = clean.copy()
+    labelled.loc[row_of(clean, "train"), "label_source"] = "pseudo:teacher"
+    result = audit(labelled, [{"group_id": "g"}])
     assert result["ok"]
     assert all(check["checked"] > 0 for check in result["checks"])
     assert result["conflicts_resolved"] == [{"group_id": "g"}]
+
+
+def test_a_pseudo_label_outside_of_train(clean):
+    leaking = clean.copy()
+    leaking.loc[row_of(clean, "test"), "label_source"] = "pseudo:teacher"
+    assert failed(leaking) == {"pseudo-labels in train only": 1}
 
 
 def test_a_patient_on_two_sides(clean):
