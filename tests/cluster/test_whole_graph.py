@@ -104,7 +104,7 @@ def test_training_ran_on_two_nodes_with_two_processes_each(both: Both) -> None:
     for job in jobs:
         fold = int(re.search(r"(\d+)$", job.comment).group(1))
         log = results(both.there, f"logs/train/tiny/{fold}.log").read_text()
-        assert log.count(f"2 training processes on each of {', '.join(job.nodes)}") == 2  # one launcher per node
+        assert log.count(f"training processes on each of {', '.join(job.nodes)}: 2") == 2  # one launcher per node
     for workflow in (both.there, both.here):
         for fold in (0, 1):
             assert json.loads(results(workflow, f"runs/tiny/{fold}/train.json").read_text())["world_size"] == 4

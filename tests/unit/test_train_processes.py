@@ -115,6 +115,7 @@ def test_no_progress_bar_and_no_advertisement_in_a_log(data, tmp_path):
     status, said = finish(start(data, tmp_path, 1, epochs=1))
     assert status == 0
     lines = said.splitlines()
-    assert lines[0].startswith("demo fold 0: 24 breasts to train, 16 to validate")
-    assert lines[1].startswith("epoch 1/1: train loss")
-    assert len(lines) == 2
+    assert lines[0] == "training processes on this machine: 1"
+    assert lines[1].startswith("demo fold 0: 24 breasts to train, 16 to validate")
+    assert lines[2].startswith("epoch 1/1: train loss")
+    assert len(lines) == 3

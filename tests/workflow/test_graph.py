@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import re
 import shutil
 import signal
@@ -181,17 +182,14 @@ def test_kill_in_the_middle_of_convert_and_continue(phantoms: Path, tmp_path: Pa
     )
     workflow.run("inventory")
     store = tmp_path / "store"
-    process = subprocess.Popen(workflow.command("mias"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    # Watch for the first images, without a fixed time: then kill the controller and all it started, as a crash does.
-    while process.poll() is None and len(list(store.rglob("[!.]*.png"))) < 3:
+    command = [*workflow.command("convert"), "--set-threads", "convert_shard=1"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    # Watch for the first image, without a fixed time: then kill the controller and all it started, as a crash does.
+    while process.poll() is None and not any(store.rglob("[!.]*.png")):
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=0.02)
+            process.wait(timeout=0.001)
     family = psutil.Process(process.pid).children(recursive=True)
-    for member in [psutil.Process(process.pid), *family]:
-        try:
-            member.send_signal(signal.SIGKILL)
-        except psutil.NoSuchProcess:
-            continue  # ended by itself after its parent died
+    os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     psutil.wait_procs(family)
     assert not (tmp_path / "results/mias/convert/0000-of-0001.parquet").exists(), "killed too late to test anything"

@@ -70,7 +70,7 @@ def main(argv: list[str]) -> None:
         sys.exit(f"mammoflow.train.launch: {error}")
     os.environ["OMP_NUM_THREADS"] = str(threads_per_process(args.processes, dict(os.environ)))
     where = f"each of {', '.join(nodes)}" if nodes else "this machine"
-    print(f"{args.processes} training processes on {where}", file=sys.stderr, flush=True)
+    print(f"training processes on {where}: {args.processes}", file=sys.stderr, flush=True)
     sys.stdout.flush()
     os.execv(started[0], started)
 
