@@ -11,12 +11,9 @@ Below the archive's directory::
                         parts/          what is under way
 """
 
-import fcntl
 import json
 import os
-import random
 import threading
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -24,12 +21,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from mammoflow import locks
 from mammoflow.collect.model import Series, StoredFile
 from mammoflow.errors import UserError
 from mammoflow.files import read_json, write_json
 
 HIDDEN = ".collect"
-LOCK_ATTEMPTS = 50
 
 
 @dataclass(frozen=True)
@@ -70,29 +67,15 @@ class Store:
         """Hold the directory. Raises UserError while another process collects into it."""
         self.hidden.mkdir(parents=True, exist_ok=True)
         with (self.hidden / "lock").open("a") as handle:
-            for attempt in range(LOCK_ATTEMPTS):  # somebody's look at ``busy`` holds the lock for an instant
-                try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except OSError:
-                    if attempt + 1 == LOCK_ATTEMPTS:
-                        raise UserError(
-                            f"another process collects into {self.root}: wait for it, or pause it"
-                        ) from None
-                    time.sleep(random.uniform(0, 0.02))  # noqa: S311 - no secret depends on it
+            try:
+                locks.take(handle)
+            except BlockingIOError:
+                raise UserError(f"another process collects into {self.root}: wait for it, or pause it") from None
             yield
 
     def busy(self) -> bool:
         """Whether a process collects into the directory now."""
-        path = self.hidden / "lock"
-        if not path.is_file():
-            return False
-        with path.open("a") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two who look do not see each other
-            except OSError:
-                return True
-        return False
+        return locks.is_held(self.hidden / "lock")
 
     # --- wishes and progress -----------------------------------------------------------------------------------------
 

@@ -11,9 +11,7 @@ Below the job's folder::
 ``python -m mammoflow.ui.job FOLDER`` is the small process that runs the command and writes down how it ended.
 """
 
-import fcntl
 import os
-import random
 import re
 import signal
 import subprocess
@@ -23,9 +21,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO
 
-from mammoflow import settings
+from mammoflow import locks, settings
 from mammoflow.errors import UserError
 from mammoflow.files import read_json, write_json
 
@@ -59,15 +56,7 @@ class Job:
 
     def busy(self) -> bool:
         """Whether a process of the job lives."""
-        path = self.folder / "lock"
-        if not path.is_file():
-            return False
-        with path.open("a") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two who look do not see each other
-            except OSError:
-                return True
-        return False
+        return locks.is_held(self.folder / "lock")
 
     def start(self, command: list[str], directory: Path, wait_s: float = 30.0) -> None:
         """Start ``command`` (an argument list, never a shell's line) in ``directory``, detached from this process.
@@ -153,7 +142,7 @@ def supervise(folder: Path) -> int:
     order = read_json(folder / "command.json")
     state = {"status": "running", "command": order["command"], "started": _now(), "ended": "", "exit_status": None}
     with (folder / "lock").open("a") as lock, job.log.open("wb") as log:
-        _take(lock)
+        locks.take(lock)
         # The child holds the lock too: while it lives, nobody starts a second one, whatever happens to this process.
         process = subprocess.Popen(
             order["command"],
@@ -170,18 +159,6 @@ def supervise(folder: Path) -> int:
         state |= {"status": status, "ended": _now(), "exit_status": process.returncode}
         write_json(folder / "state.json", state)
     return process.returncode
-
-
-def _take(lock: IO[str], attempts: int = 100) -> None:
-    """Hold the lock, whatever instants others look at it. Raises BlockingIOError while another job holds it."""
-    for attempt in range(attempts):
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if attempt + 1 == attempts:
-                raise
-            time.sleep(random.uniform(0, 0.02))  # noqa: S311 - no secret depends on it
 
 
 def _watch(process: subprocess.Popen, wish: Path) -> bool:
