@@ -5,6 +5,7 @@ Everything the workflow writes goes to a temporary name in the same directory, i
 """
 
 import glob
+import hashlib
 import json
 import os
 import re
@@ -91,6 +92,12 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically: sorted keys, two-space indent, NaN refused (it is not JSON)."""
     write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def file_digest(path: Path, algorithm: str = "sha256") -> str:
+    """Digest of a file's bytes, in hex. MD5 is for what archives and DVC publish: against accidents only."""
+    with Path(path).open("rb") as handle:
+        return hashlib.file_digest(handle, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
 
 
 def read_json(path: Path) -> Any:

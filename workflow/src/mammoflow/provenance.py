@@ -3,7 +3,6 @@
 It holds no time and no path: the same configuration, data and seed on the same machine give the same bytes.
 """
 
-import hashlib
 import json
 import os
 import platform
@@ -14,6 +13,7 @@ from typing import Any
 
 from mammoflow import __version__, settings
 from mammoflow.errors import UserError
+from mammoflow.files import file_digest
 
 PACKAGES = ("numpy", "pandas", "scipy", "scikit-learn", "lightgbm")
 TRAINING_PACKAGES = ("numpy", "pandas", "torch", "timm", "lightning", "safetensors")
@@ -88,12 +88,6 @@ def hardware() -> dict[str, Any]:
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9),
         "system": f"{platform.system()} {platform.machine()}",
     }
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hex."""
-    with Path(path).open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def _cohort_digest(path: Path) -> dict[str, Any]:

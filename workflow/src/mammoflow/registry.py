@@ -19,7 +19,7 @@ from pathlib import Path
 import yaml
 
 from mammoflow.errors import UserError
-from mammoflow.files import write_text
+from mammoflow.files import file_digest, write_text
 
 SKIPPED = {".collect", ".dvc", ".git"}  # of the directory: what tools keep for themselves
 THREADS = 4
@@ -97,8 +97,7 @@ def digest_tree(directory: Path, algorithm: str) -> dict[str, str]:
     names = sorted(path.relative_to(directory).as_posix() for path in _files(directory))
 
     def digest(name: str) -> str:
-        with (directory / name).open("rb") as handle:
-            return hashlib.file_digest(handle, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
+        return file_digest(directory / name, algorithm)
 
     with ThreadPoolExecutor(THREADS) as pool:
         return dict(zip(names, pool.map(digest, names), strict=True))

@@ -1,6 +1,5 @@
 """HTTP for archives: one polite session, answers checked, files into ``.part`` and on from where they broke off."""
 
-import hashlib
 import io
 import threading
 import time
@@ -17,6 +16,7 @@ from urllib3.util import Retry
 from mammoflow import __version__
 from mammoflow.collect.model import BusyError, PausedError, RefusedError, TransferError, disk_full
 from mammoflow.collect.pace import LONGEST_WAIT, Pace
+from mammoflow.files import file_digest
 
 CHUNK = 1 << 16
 NETWORK_ERRORS = (requests.RequestException, HTTPError, HTTPException, OSError)
@@ -159,9 +159,8 @@ class Client:
 
 
 def md5_of(path: Path) -> str:
-    """MD5 of a file's bytes in hex: the digest that NBIA, S3 and DVC publish, here against accidents only."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    """MD5 of a file's bytes in hex: the digest that NBIA, S3 and DVC publish."""
+    return file_digest(path, "md5")
 
 
 def describe(error: BaseException) -> str:

@@ -20,8 +20,9 @@ import pandas as pd
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from mammoflow import provenance, tables
+from mammoflow import tables
 from mammoflow.errors import UserError
+from mammoflow.files import file_digest
 from mammoflow.train.common import RECORD, WEIGHTS
 
 SEEN = "seen.parquet"
@@ -163,7 +164,7 @@ def account(source: Source, what: dict[str, list[str]], section: dict[str, Any],
     return {
         "run": source.record["run"],
         "fold": source.record["fold"],
-        "weights_sha256": provenance.file_digest(source.directory / WEIGHTS),
+        "weights_sha256": file_digest(source.directory / WEIGHTS),
         "cohort": before["cohort"],
         "changed": changed,
         "loaded": len(what["loaded"]),

@@ -7,7 +7,6 @@ puts them on disk, on a command line or in a log. ``SHA256SUMS.txt`` names every
 published.
 """
 
-import hashlib
 import os
 import re
 from collections import defaultdict
@@ -21,6 +20,7 @@ from mammoflow.collect.model import BusyError, RefusedError, Series, StoredFile,
 from mammoflow.collect.pace import retrying
 from mammoflow.collect.sources.external import call
 from mammoflow.errors import UserError
+from mammoflow.files import file_digest
 
 BASE = "https://physionet.org/files/vindr-mammo/1.0.0"
 MEAN_IMAGE = 16_900_000  # about 338 GB of 20,000 images
@@ -81,9 +81,9 @@ class PhysioNet:
 
     def _image(self, series: Series, name: str, due: str, staging: Path, arrived: Callable[[int], None]) -> StoredFile:
         whole, part = staging / "files" / safe_name(name), staging / f"{name}.part"
-        if not (whole.is_file() and _sha256(whole) == due):
+        if not (whole.is_file() and file_digest(whole) == due):
             self._wget(f"images/{series.uid}/{name}", part, arrived)
-            if _sha256(part) != due:
+            if file_digest(part) != due:
                 part.unlink()
                 raise TransferError(f"the SHA-256 of {name} is not the one in {SUMS}")
             whole.parent.mkdir(parents=True, exist_ok=True)
@@ -133,8 +133,3 @@ def _credentials():
         yield environment | {"WGETRC": f"/proc/self/fd/{descriptor}"}, (descriptor,)
     finally:
         os.close(descriptor)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
