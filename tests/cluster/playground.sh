@@ -5,7 +5,7 @@
 #   playground.sh down           stop it and leave no trace
 #   playground.sh power-off n2   end a node and all that runs on it, as a cut of its power does
 #   playground.sh node n2        start that node again
-#   playground.sh restart        kill slurmctld (-9) and start it again
+#   playground.sh restart        kill slurmctld (-9) once it has saved its jobs, and start it again
 set -euo pipefail
 
 NODES=4
@@ -139,8 +139,21 @@ down() {
     rm -rf "$STATE"
 }
 
+# slurmctld saves its job list some seconds after a change; what it was told since dies with it, here as anywhere.
+wait_saved() {
+    local newest
+    newest=$(ls -td "$STATE"/ctld/hash.*/job.* 2>/dev/null | head -n 1)
+    for _ in $(seq 200); do
+        [ -z "$newest" ] || [ "$STATE/ctld/job_state" -nt "$newest" ] && return
+        read -rt 0.1 <> <(:) || :
+    done
+    echo "slurmctld did not save its state; see $STATE/log" >&2
+    exit 1
+}
+
 restart() {
     local pid
+    wait_saved
     pid=$(<"$STATE/slurmctld.pid")
     kill -9 "$pid"
     timeout 20 tail --pid="$pid" -f /dev/null

@@ -11,16 +11,20 @@ import os
 import re
 import shutil
 import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 import pydicom
 import pytest
 
-from cluster.slurm import Cluster, ClusterWorkflow, Job, wait_until
+from cluster.slurm import Cluster, ClusterWorkflow, Job, Run, wait_until
 from mammoflow import settings, tables
 from mammoflow.convert import convert_images
 from mammoflow.imaging import store
@@ -40,9 +44,10 @@ SECTIONS = {
     "image_seconds": 3000,  # a file that hangs must not count as a bad one meanwhile
     "manifest": {"max_failed_fraction": 0.5},
 }
-# Enough for the small films (430 MB with Snakemake, the command and its worker), too little for 96 million pixels.
+# Enough for the small films (430 MB with Snakemake, the command and its worker), too little for two large ones at once.
 MEMORY_MB = 580
-LARGE = (9600, 10012)
+LARGE = (13400, 10012)  # nearly the most that is read (layout.MAX_PIXELS)
+WORKER_MB = 420  # so much the worker's two threads hold with two large films, up to 600; with the rest 200 more
 
 
 @dataclass
@@ -96,6 +101,11 @@ class Drill:
         made = [path.is_file() for path in self.pictures(fault)]
         return all(made[:-1]) and self.states(fault)[-1:] == ["RUNNING"]
 
+    def waits_or_was_retried(self, fault: int) -> bool:
+        """Will Snakemake submit nothing for the shard as long as all nodes are taken?"""
+        states = self.states(fault)
+        return states[-1:] == ["PENDING"] or len(states) == 2
+
 
 @pytest.fixture(scope="module")
 def listed(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Drill:
@@ -140,8 +150,47 @@ def let_go(path: Path) -> None:
     wait_until(opened_and_closed, f"somebody looks at {path}")
 
 
+@contextmanager
+def seen_over_its_memory(drill: Drill, run: Run) -> Iterator[None]:
+    """While Snakemake runs, stop the worker of the shard's first job when it has two large films in its hands.
+
+    SLURM looks at a job's memory every two seconds and the films are converted in less: it would be missed.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        watch = pool.submit(
+            wait_until,
+            lambda: stop_worker(drill.shards[MEMORY]) or run.process.poll() is not None,
+            "the worker has two large films in its hands",
+            900,
+        )
+        yield
+        watch.result()
+
+
+def stop_worker(shard: str) -> bool:
+    """Stop the worker of the shard's job while it takes more memory than its job has."""
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
+        if "convert" not in words or not any(word.endswith(f"/{shard}.csv") for word in words):
+            continue
+        try:
+            for worker in process.children():
+                if takes_too_much(worker):
+                    worker.suspend()
+                    if takes_too_much(worker):
+                        return True
+                    worker.resume()  # it had just ended with one of them
+        except psutil.NoSuchProcess:  # between two looks
+            continue
+    return False
+
+
+def takes_too_much(worker: psutil.Process) -> bool:
+    return worker.memory_info().rss > WORKER_MB * 1e6
+
+
 def enlarge(path: Path) -> None:
-    """Make the film so large that converting it takes half a gigabyte."""
+    """Make the film so large that converting it takes a quarter of a gigabyte more."""
     ds = pydicom.dcmread(path)
     rows, columns = LARGE
     factors = -(-rows // ds.Rows), -(-columns // ds.Columns)
@@ -171,7 +220,7 @@ def story(drill: Drill) -> Story:
     blocked = drill.pictures(EXITS)[-1].parent
     blocked.parent.mkdir(parents=True)
     blocked.write_text("not a directory")
-    for name in drill.images(MEMORY)["path"]:  # one alone is gone before SLURM, which looks every two seconds, sees it
+    for name in drill.images(MEMORY)["path"][:6]:
         enlarge(drill.root / name)
     images = drill.images(CORRUPT)
     study = images.loc[images["study_id"] == images["study_id"].iloc[-1], "path"]
@@ -186,19 +235,24 @@ def story(drill: Drill) -> Story:
         "convert", "--retries", "1",
         "--set-resources", f"convert_shard:mem_mb={MEMORY_MB}*attempt", "convert_shard:slurm_extra='--exclusive'",
     )  # fmt: skip
-    run.wait_until(lambda: all(drill.is_held(fault) for fault in HELD), "four jobs hang before their last picture")
-    before = {fault: drill.jobs(fault)[0].number for fault in HELD}
-    running = json.loads(drill.workflow.mammoflow("status", "--json"))["cmmd"]
+    with seen_over_its_memory(drill, run):
+        run.wait_until(lambda: all(drill.is_held(fault) for fault in HELD), "four jobs hang before their last picture")
+        # A job submitted in the second before slurmctld is killed would be lost with it.
+        run.wait_until(
+            lambda: all(drill.waits_or_was_retried(fault) for fault in (EXITS, MEMORY)), "nothing is to be submitted"
+        )
+        before = {fault: drill.jobs(fault)[0].number for fault in HELD}
+        running = json.loads(drill.workflow.mammoflow("status", "--json"))["cmmd"]
 
-    drill.cluster.playground("restart")
-    drill.cluster.command("scontrol", "update", f"JobId={before[TIME]}", "TimeLimit=1")
-    victim = drill.jobs(NODE)[0].nodes[0]
-    drill.cluster.playground("power-off", victim)
-    drill.cluster.command("scancel", str(before[CANCELLED]))
-    let_go(drill.pictures(SPARED)[-1])
-    for fault in (TIME, NODE, CANCELLED):
-        drill.pictures(fault)[-1].unlink()  # for those who come; who hangs on it hangs on
-    status = run.finish()
+        drill.cluster.playground("restart")
+        drill.cluster.command("scontrol", "update", f"JobId={before[TIME]}", "TimeLimit=1")
+        victim = drill.jobs(NODE)[0].nodes[0]
+        drill.cluster.playground("power-off", victim)
+        drill.cluster.command("scancel", str(before[CANCELLED]))
+        let_go(drill.pictures(SPARED)[-1])
+        for fault in (TIME, NODE, CANCELLED):
+            drill.pictures(fault)[-1].unlink()  # for those who come; who hangs on it hangs on
+        status = run.finish()
     drill.cluster.playground("node", victim)
     return Story(status, run.said(), running, victim, before, damaged, blocked, drill.cluster.last_number())
 

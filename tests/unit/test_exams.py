@@ -3,6 +3,7 @@
 import pandas as pd
 
 from mammoflow import tables
+from mammoflow.exams import derive_exams
 
 
 def exams_of(rows: list[dict]) -> pd.DataFrame:
@@ -10,7 +11,7 @@ def exams_of(rows: list[dict]) -> pd.DataFrame:
     frame = pd.DataFrame(
         [{**common, "image_id": str(k), "patient_id": row["study_id"], **row} for k, row in enumerate(rows)]
     )
-    return tables.derive_exams(tables.finish("images", frame)).set_index("study_id")
+    return derive_exams(tables.finish("images", frame)).set_index("study_id")
 
 
 def test_an_exam_gathers_its_images():
@@ -64,4 +65,4 @@ def test_equal_study_ids_of_two_datasets_stay_apart():
 
 
 def test_no_images_no_exams():
-    assert tables.derive_exams(tables.finish("images", pd.DataFrame())).empty
+    assert derive_exams(tables.finish("images", pd.DataFrame())).empty

@@ -22,6 +22,7 @@ import pandas as pd
 
 from mammoflow import labels, tables
 from mammoflow.errors import UserError
+from mammoflow.exams import derive_exams
 
 
 class Inventory(NamedTuple):
@@ -182,4 +183,4 @@ def finish_inventory(images: pd.DataFrame, findings: pd.DataFrame) -> Inventory:
     images = tables.finish("images", images)
     images = tables.finish("images", labels.apply_policy(images, labels.default_policy()))
     findings = tables.finish("findings", labels.apply_policy_to_findings(findings, labels.default_policy()))
-    return Inventory(images, findings, tables.derive_exams(images))
+    return Inventory(images, findings, derive_exams(images))

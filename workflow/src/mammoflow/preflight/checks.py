@@ -135,7 +135,11 @@ def accounting(answers: dict[str, slurm.Answer], profile: Profile) -> list[Findi
     if profile.status_command == "sacct":
         if answers["sacct"].good:
             return [ok("sacct answers: job states come from accounting")]
-        cure = "set `slurm-status-command: squeue` in the profile, or Snakemake waits for ever"
+        # The shipped profile takes its value from the environment; one of a user's own has it in the file.
+        cure = (
+            "`export MAMMOFLOW_SLURM_STATUS=squeue`, or set `slurm-status-command: squeue` in a profile of your own: "
+            "else Snakemake waits for ever"
+        )
         return [fail(f"sacct does not answer ({answers['sacct'].error})", cure)]
     settings = slurm.read_config(answers["config"].text)
     age = re.match(r"\d+", settings.get("MinJobAge", ""))

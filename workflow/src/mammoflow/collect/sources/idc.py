@@ -22,7 +22,6 @@ from typing import Any
 from mammoflow.collect.http import Client, md5_of
 from mammoflow.collect.model import RefusedError, Series, StoredFile, Table, TransferError, safe_name
 from mammoflow.collect.pace import retrying
-from mammoflow.collect.selection import exam_of
 from mammoflow.collect.sources import tcia
 from mammoflow.errors import UserError
 from mammoflow.files import replacing
@@ -126,17 +125,12 @@ class Idc:
             params = params | {"continuation-token": token}
 
     def _series(self, row: dict[str, str]) -> Series:
-        patient, study, uid = (safe_name(row[key]) for key in ("PatientID", "StudyInstanceUID", "SeriesInstanceUID"))
-        modality = safe_name(row["Modality"])
-        return Series(
-            uid=uid,
-            patient=patient,
-            exam=exam_of(self.dataset, patient, study),
-            modality=modality,
+        return tcia.series_of(
+            self.dataset,
+            row,
             images=int(row["instanceCount"]),
-            bytes=round(float(row["series_size_MB"]) * 1e6),
+            size=round(float(row["series_size_MB"]) * 1e6),
             licence=row["license_short_name"],
-            folder=f"{self.dataset}/{patient}/{study}/{modality}_{uid}",
             location=row["series_aws_url"],
         )
 

@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mammoflow.collect.http import Client, md5_of
-from mammoflow.collect.model import RefusedError, Series, StoredFile, Table, TransferError, safe_name
-from mammoflow.collect.selection import exam_of
+from mammoflow.collect.model import RefusedError, Series, StoredFile, Table, TransferError
 from mammoflow.collect.sources import tcia
 from mammoflow.collect.unzip import unpack
 
@@ -113,17 +112,12 @@ class Nbia:
         return bool(due)
 
     def _series(self, row: dict[str, Any]) -> Series:
-        patient, study, uid = (safe_name(row[key]) for key in ("PatientID", "StudyInstanceUID", "SeriesInstanceUID"))
-        modality = safe_name(row["Modality"])
-        return Series(
-            uid=uid,
-            patient=patient,
-            exam=exam_of(self.dataset, patient, study),
-            modality=modality,
+        return tcia.series_of(
+            self.dataset,
+            row,
             images=int(row["ImageCount"]),
-            bytes=int(row["FileSize"]),
+            size=int(row["FileSize"]),
             licence=row.get("LicenseName") or "",
-            folder=f"{self.dataset}/{patient}/{study}/{modality}_{uid}",
         )
 
 

@@ -1,6 +1,9 @@
 """What the Cancer Imaging Archive publishes beside the DICOM series of its collections."""
 
-from mammoflow.collect.model import Table
+from typing import Any
+
+from mammoflow.collect.model import Series, Table, safe_name
+from mammoflow.collect.selection import exam_of
 
 WIKI = "https://wiki.cancerimagingarchive.net/download/attachments"
 SITE = "https://www.cancerimagingarchive.net/wp-content/uploads"
@@ -27,3 +30,23 @@ def tables(dataset: str, tables_url: str | None) -> list[Table]:
         )
         found.append(Table(name, urls, begins))
     return found
+
+
+def series_of(dataset: str, row: dict[str, Any], *, images: int, size: int, licence: str, location: str = "") -> Series:
+    """A series as the downloader knows it, from a row of IDC's index or of NBIA's answer: both spell its ids so.
+
+    size: in bytes. Raises KeyError where an id is missing, RefusedError where one is no safe file name.
+    """
+    patient, study, uid = (safe_name(row[key]) for key in ("PatientID", "StudyInstanceUID", "SeriesInstanceUID"))
+    modality = safe_name(row["Modality"])
+    return Series(
+        uid=uid,
+        patient=patient,
+        exam=exam_of(dataset, patient, study),
+        modality=modality,
+        images=images,
+        bytes=size,
+        licence=licence,
+        folder=f"{dataset}/{patient}/{study}/{modality}_{uid}",
+        location=location,
+    )
