@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -192,17 +193,31 @@ def job(files: list[Input], threads: int, scratch: Path, copies: int) -> dict[st
         return {"wall": wall, **json.loads(done.stdout.splitlines()[-1])}
 
 
+def side_by_side(files: list[Input], scratch: Path, copies: int) -> float:
+    """Wall seconds until two jobs of one thread, started together, have both ended."""
+    started = time.perf_counter()
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda _: job(files, 1, scratch, copies), range(2)))
+    return time.perf_counter() - started
+
+
 def threads(files: list[Input], rounds: int, scratch: Path) -> str:
-    """Whole jobs with one, two and four threads: speed, and memory on the largest size."""
+    """Whole jobs with one, two and four threads: speed, and memory on the largest size.
+
+    Two jobs of one thread side by side show what the machine's second core is worth to anybody.
+    """
     rows = [line("job of `convert`", "1 thread", "2 threads", "4 threads"), line(*["---"] * 4)]
     for syntax in dict.fromkeys(file.syntax for file in files):
         part = of(files, syntax)
-        copies = 1 if "J2K" in syntax else 6
+        copies = 3 if "J2K" in syntax else 6  # with few images, the threads would wait for the last of them
         start = statistics.median(job([], 1, scratch, 0)["wall"] for _ in range(rounds))
         made = [[job(part, count, scratch, copies) for count in (1, 2)] for _ in range(rounds)]
         gain = statistics.median((one["wall"] - start) / (two["wall"] - start) for one, two in made)
+        pairs = [side_by_side(part, scratch, copies) - start for _ in range(rounds)]
+        worth = statistics.median(2 * (one["wall"] - start) / pair for (one, _), pair in zip(made, pairs, strict=True))
         more = statistics.median(two["cpu"] / one["cpu"] for one, two in made)
         rows.append(line(f"{syntax}: speed, wall without start-up", 1, f"{gain:.2f}", ""))
+        rows.append(line(f"{syntax}: speed of two jobs of one thread at a time", 1, f"{worth:.2f}", ""))
         rows.append(line(f"{syntax}: CPU seconds", 1, f"{more:.2f}", ""))
         largest = [file for file in part if file.size == max(file.size for file in part)]
         peaks = [job(largest, count, scratch, 2 * count)["peak"] for count in (1, 2, 4)]

@@ -19,7 +19,7 @@ from pydicom.encaps import encapsulate
 
 from made_images import breast_picture, dicom, save
 from mammoflow.imaging import encode, errors, isolated, layout, plugins
-from mammoflow.imaging.decode import read_image, sniff_format
+from mammoflow.imaging.decode import decode_frame, read_image, sniff_format
 from mammoflow.imaging.errors import DecodeError
 from mammoflow.imaging.pictures import Film
 
@@ -65,6 +65,29 @@ def test_signed_pixels_stay_signed(tmp_path, syntax):
     np.testing.assert_array_equal(image.pixels, pixels)
     assert image.pixels.dtype == np.int16
     assert image.header.signed
+
+
+@pytest.mark.parametrize("signed_header", [False, True])
+@pytest.mark.parametrize("signed_stream", [False, True])
+@pytest.mark.parametrize("bits", [8, 12, 16])
+@pytest.mark.parametrize("syntax", [uid.JPEG2000Lossless, uid.HTJ2KLossless, uid.JPEGLSLossless, uid.JPEGLosslessSV1])
+def test_the_sign_is_the_headers(syntax, bits, signed_stream, signed_header):
+    stored = np.random.default_rng(3).integers(0, 1 << bits, (40, 32)).astype(np.uint8 if bits == 8 else np.uint16)
+    size = stored.dtype.itemsize
+    signed = (stored << (8 * size - bits)).view(f"i{size}") >> (8 * size - bits)
+    if signed_stream and syntax == uid.JPEG2000Lossless:
+        stream = imagecodecs.jpeg2k_encode(signed, level=0, reversible=True, codecformat="j2k", bitspersample=bits)
+    else:
+        stream = encode.frame(stored, syntax, bits)
+    ds = dicom(stored, syntax, BitsStored=bits, PixelRepresentation=int(signed_header))
+    ds.PixelData = encapsulate([stream])
+    ds["PixelData"].is_undefined_length = True
+    found = decode_frame(ds, syntax, 0, "imagecodecs")
+    # What is 12 bits in 16 in the stream too is left to the grey-scale table, as with plain samples.
+    extended = signed_header and syntax == uid.JPEG2000Lossless
+    expected = signed if extended else stored.view(f"{'ui'[signed_header]}{size}")
+    np.testing.assert_array_equal(found, expected)
+    assert found.dtype == expected.dtype
 
 
 @pytest.mark.parametrize(

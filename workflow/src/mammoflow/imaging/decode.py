@@ -294,8 +294,14 @@ def _decode(
 
 def decode_frame(ds: pydicom.Dataset, syntax: UID, index: int, plugin: str) -> NDArray[np.integer]:
     """Stored pixels of one frame, in native byte order, by one plugin of pydicom (``""``: no compression)."""
+    decoder = pydicom.pixels.get_decoder(syntax)
+    if plugin == plugins.NAME:
+        # pydicom's array would be a copy of the plugin's: with the largest films, the peak of the memory.
+        buffer, facts = decoder.as_buffer(ds, index=index, decoding_plugin=plugin)
+        kind = np.dtype(f"{'ui'[facts['pixel_representation']]}{facts['bits_allocated'] // 8}")
+        return np.frombuffer(buffer, kind).reshape(facts["rows"], facts["columns"])
     # Unused bits are masked by the grey-scale table, for free; here it would cost two passes and a copy.
-    pixels, _ = pydicom.pixels.get_decoder(syntax).as_array(
+    pixels, _ = decoder.as_array(
         ds, index=index, raw=True, decoding_plugin=plugin, correct_unused_bits=False, view_only=True
     )
     if pixels.dtype.itemsize > 2 or pixels.ndim != 2:

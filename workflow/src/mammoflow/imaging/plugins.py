@@ -81,6 +81,7 @@ def _decode_frame(src: bytes, runner: base.DecodeRunner) -> bytes | bytearray:
         raise ValueError(f"the stream holds {frame.dtype}")
     if runner.transfer_syntax in _LOSSLESS_JPEG:
         _drop_carry(frame, jpeg_precision(src))
+    _agree_on_sign(frame, runner)
     # The sample size of the stream decides, as with pydicom's own plugins: 8 bits may sit in a 16-bit object.
     runner.set_option("bits_allocated", 8 * frame.dtype.itemsize)
     return frame.data.cast("B")
@@ -100,6 +101,26 @@ def _drop_carry(frame: NDArray[np.unsignedinteger], precision: int) -> None:
     top = (1 << precision) - 1
     if precision < 8 * frame.dtype.itemsize and frame.max() > top:
         frame &= frame.dtype.type(top)
+
+
+def _agree_on_sign(frame: NDArray[np.integer], runner: base.DecodeRunner) -> None:
+    """Extend or cut the sign of samples in place where stream and header disagree about it; the header is right.
+
+    JPEG-LS knows no signed samples, and encoders of JPEG 2000 write signed ones as unsigned. (pydicom corrects this
+    in arrays, not in the buffer that is asked for.)
+    """
+    signed = bool(runner.pixel_representation)
+    if runner.transfer_syntax in (uid.JPEG2000Lossless, uid.JPEG2000, *_HTJ2K):
+        disagrees, precision = bool(runner.get_option("j2k_is_signed", signed)) != signed, "j2k_precision"
+    elif runner.transfer_syntax in (uid.JPEGLSLossless, uid.JPEGLSNearLossless):
+        disagrees, precision = signed, "jls_precision"
+    else:
+        return
+    unused = 8 * frame.dtype.itemsize - runner.get_option(precision, runner.bits_stored)
+    if disagrees and unused:
+        samples = frame.view(f"{'ui'[signed]}{frame.dtype.itemsize}")
+        np.left_shift(samples, unused, out=samples)
+        np.right_shift(samples, unused, out=samples)
 
 
 @cache
