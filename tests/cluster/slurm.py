@@ -4,12 +4,11 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
 
+from waiting import Value, wait_until
 from workflow.harness import REPOSITORY, Workflow
 
 PLAYGROUND = Path(__file__).with_name("playground.sh")
@@ -20,7 +19,6 @@ ON_THE_PLAYGROUND = [
     "--max-status-checks-per-second", "1",
     "--latency-wait", "15",
 ]  # fmt: skip
-Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -142,15 +140,6 @@ def host_names(nodes: str) -> tuple[str, ...]:
     if not re.search(r"[\[,]", nodes):
         return (nodes,) if nodes else ()
     return tuple(_run("scontrol", "show", "hostnames", nodes).stdout.split())
-
-
-def wait_until(condition: Callable[[], Value], what: str, seconds: float = 300) -> Value:
-    """The first true value of ``condition``, asked five times a second. Fails when the time is up."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"waited {seconds} s in vain for {what}"
-        time.sleep(0.2)
-    return value
 
 
 def _run(*command: str) -> subprocess.CompletedProcess[str]:

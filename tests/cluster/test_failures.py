@@ -24,11 +24,12 @@ import psutil
 import pydicom
 import pytest
 
-from cluster.slurm import Cluster, ClusterWorkflow, Job, Run, wait_until
+from cluster.slurm import Cluster, ClusterWorkflow, Job, Run
 from mammoflow import settings, tables
 from mammoflow.convert import convert_images
 from mammoflow.imaging import store
 from mammoflow.rows import from_frame
+from waiting import wait_until
 from workflow.harness import make_workflow, mammoflow
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]

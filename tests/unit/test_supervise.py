@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import imagecodecs
@@ -23,6 +22,7 @@ from made_images import breast_picture, dicom, save
 from mammoflow import cli, convert, files, tables
 from mammoflow.errors import UserError
 from mammoflow.imaging import errors, plugins, supervise
+from waiting import wait_until
 
 SOURCES = Path(convert.__file__).parents[1]
 
@@ -217,15 +217,8 @@ def waiting_job(tmp_path):
     pid = tmp_path / "pid"
     call = [sys.executable, "-c", WAITING, str(pid), *command("convert", tmp_path / "raw", shard, tmp_path)]
     job = subprocess.Popen(call, env={"PYTHONPATH": str(SOURCES)}, start_new_session=True, stderr=subprocess.PIPE)
-    until(lambda: pid.exists() and pid.read_text())
+    wait_until(lambda: pid.exists() and pid.read_text())
     return job, int(pid.read_text())
-
-
-def until(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
@@ -234,7 +227,7 @@ def test_no_worker_outlives_its_job(tmp_path, number, code):
     job.send_signal(number)
     _, said = job.communicate(timeout=60)
     assert job.returncode == code
-    until(lambda: not files._runs(worker))
+    wait_until(lambda: not files._runs(worker))
     assert b"Traceback" not in said
     assert not (tmp_path / "0000-of-0001.parquet").exists()
     assert not temporary_files(tmp_path)

@@ -6,7 +6,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +23,7 @@ from mammoflow.ui import command, fields, plan, quality, splits
 from mammoflow.ui.job import Job, environment
 from mammoflow.ui.project import WORKFLOW, Project
 from mammoflow.ui.steps import begin, next_step
+from waiting import wait_until
 
 SPLITS = {"train": 0.6, "val": 0.2, "test": 0.2}
 EVIL = [
@@ -188,14 +188,6 @@ def test_dry_run_lists_the_jobs(project):
 # --- the job ----------------------------------------------------------------------------------------------------------
 
 
-def until(condition, seconds=30):
-    """Wait for a condition; fail when it never comes."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.02)
-
-
 def script(text):
     return [sys.executable, "-c", text]
 
@@ -204,7 +196,7 @@ def test_job_writes_its_log_and_end(tmp_path):
     job = Job(tmp_path / "job")
     assert job.state().status == "new"
     job.start(script("print('Job 3: Convert mias'); print('3 of 12 steps (25%) done')"), tmp_path)
-    until(lambda: job.state().status == "done")
+    wait_until(lambda: job.state().status == "done")
     state = job.state()
     assert (state.steps_done, state.steps, state.now, state.exit_status) == (3, 12, "Convert mias", 0)
     assert job.last_lines(1) == "3 of 12 steps (25%) done"
@@ -213,7 +205,7 @@ def test_job_writes_its_log_and_end(tmp_path):
 def test_failed_job_says_so(tmp_path):
     job = Job(tmp_path / "job")
     job.start(script("raise SystemExit(3)"), tmp_path)
-    until(lambda: job.state().status == "failed")
+    wait_until(lambda: job.state().status == "failed")
     assert job.state().exit_status == 3
 
 
@@ -231,7 +223,7 @@ def test_job_outlives_who_started_it_and_keeps_others_out(tmp_path):
     with pytest.raises(UserError, match="is running"):
         job.start(script("pass"), tmp_path)
     gate.touch()
-    until(lambda: job.state().status == "done")
+    wait_until(lambda: job.state().status == "done")
     assert job.last_lines() == "through"
 
 
@@ -245,31 +237,31 @@ def test_job_is_stopped_as_by_ctrl_c(tmp_path):
         "except KeyboardInterrupt: print('bye')",
     ]
     job.start(script("\n".join(lines)), tmp_path)
-    until(lambda: "up" in job.last_lines())
+    wait_until(lambda: "up" in job.last_lines())
     job.stop()
-    until(lambda: job.state().status == "stopped")
+    wait_until(lambda: job.state().status == "stopped")
     assert "bye" in job.last_lines()
     job.start(script("pass"), tmp_path)  # an old wish to stop is forgotten
-    until(lambda: job.state().status == "done")
+    wait_until(lambda: job.state().status == "done")
 
 
 def test_killed_job_is_broken_only_when_its_command_is_gone(tmp_path):
     """The supervisor is killed; the command lives on and keeps the lock; then it is killed too."""
     job = Job(tmp_path / "job")
     job.start(script("import os, time; print(os.getpid(), os.getppid(), flush=True); time.sleep(600)"), tmp_path)
-    until(lambda: job.last_lines())
+    wait_until(lambda: job.last_lines())
     child, supervisor = map(int, job.last_lines().split())
     os.kill(supervisor, signal.SIGKILL)
     assert job.busy()
     assert job.state().status == "running"
     os.kill(child, signal.SIGKILL)
-    until(lambda: job.state().status == "broken")
+    wait_until(lambda: job.state().status == "broken")
 
 
 def test_nothing_typed_reaches_a_shell(tmp_path):
     job = Job(tmp_path / "job")
     job.start([*script("import sys; print(sys.argv[1:])"), "; touch pwned", "$(touch pwned)"], tmp_path)
-    until(lambda: job.state().status == "done")
+    wait_until(lambda: job.state().status == "done")
     assert job.last_lines() == "['; touch pwned', '$(touch pwned)']"
     assert not (tmp_path / "pwned").exists()
 
@@ -373,7 +365,7 @@ def test_next_step_leads_through(project):
         path.write_text("{}")
         assert next_step(project)[0] == page
     Job(project.state / "run").start(script("raise SystemExit(1)"), project.root)
-    until(lambda: next_step(project)[1].startswith("The last run stopped with an error"))
+    wait_until(lambda: next_step(project)[1].startswith("The last run stopped with an error"))
 
 
 def test_collect_that_ends_before_it_begins_says_why(tmp_path):
