@@ -201,6 +201,23 @@ def test_tiny_and_degenerate_sets_say_why_there_is_no_number():
     assert "200 negative" in summary["sensitivity_at_specificity_99.5"]["reason"]
 
 
+@pytest.mark.parametrize(("patients", "known"), [(4, False), (5, True)])
+def test_fewer_than_five_patients_of_a_class_give_no_interval(patients, known):
+    rng = np.random.default_rng(0)
+    labels = np.repeat([1, 0], [2 * patients, 60])
+    scores = rng.normal(labels)
+    groups = np.arange(len(labels)) // 2
+    metric = metrics.Ranking(labels, scores).metrics
+    resampler = bootstrap.Resampler.over(groups, 400, 0)
+    found, _ = bootstrap.summarise(metric, resampler, 0.95, 2 * patients, 60, None, (patients, 30))
+    assert found["auc"]["value"] is not None
+    assert (found["auc"]["low"] is not None) == known
+    assert known or found["auc"]["reason"] == "no interval: 4 patients with a positive unit are too few to resample"
+    specificity = metrics.threshold_metrics(labels, scores, 0.5)
+    found, _ = bootstrap.summarise(specificity, resampler, 0.95, 2 * patients, 60, None, (patients, 30))
+    assert found["specificity"]["low"] is not None  # asks for negatives alone
+
+
 def test_perfect_proportion_gets_its_exact_bound_by_patients():
     labels, scores = np.array([1] * 20 + [0] * 20), np.array([0.9] * 20 + [0.1] * 20)
     resampler = bootstrap.Resampler.over(np.arange(40) // 2, 200, 0)

@@ -18,6 +18,8 @@ from mammoflow.metrics import Metrics, minimum_counts
 _CHUNK = 1_000_000
 # With fewer usable replicates than this share, percentiles would describe the lucky draws only.
 _MIN_USABLE = 0.8
+# Four patients can be drawn in 35 ways, two in 3: percentiles of so few samples look like knowledge and are none.
+MIN_PATIENTS = 5
 
 
 @dataclass(frozen=True)
@@ -79,11 +81,14 @@ def summarise(
     positives: int,
     negatives: int,
     trials: dict[str, int] | None = None,
+    patients: tuple[int, int] | None = None,
 ) -> tuple[dict[str, dict[str, Any]], Metrics]:
     """Estimate, interval, dropped replicates and, where a number is missing, the reason; and the replicates.
 
     Each metric becomes ``{"value", "low", "high", "dropped", "reason"}`` with finite numbers or None. ``trials`` gives,
     for metrics that are proportions, the patients in the denominator: a proportion of 0 or 1 gets its exact bound.
+    ``patients``: those with a positive unit and those with a negative one; below ``MIN_PATIENTS`` in a class that the
+    metric needs there is no interval.
     """
     estimates = metric(None)
     replicates = resampler.apply(metric)
@@ -101,12 +106,22 @@ def summarise(
             summary[name] = {"value": None, "low": None, "high": None, "dropped": 0, "reason": reason}
         else:
             low, high, reason = percentile_interval(replicates[name], confidence)
+            if few := too_few(name, patients):
+                low, high, reason = None, None, few
             dropped = int((~np.isfinite(replicates[name])).sum())
             if low is None and value in (0.0, 1.0) and trials and trials.get(name):
                 low, high = exact_bound(value, trials[name], confidence)
                 reason = f"exact bound from {trials[name]} patients"
             summary[name] = {"value": value, "low": low, "high": high, "dropped": dropped, "reason": reason}
     return summary, replicates
+
+
+def too_few(metric: str, patients: tuple[int, int] | None) -> str | None:
+    """Why a metric gets no interval by resampling; None where it gets one. ``patients``: as in :func:`summarise`."""
+    for needed, count, kind in zip(minimum_counts(metric), patients or (), ("positive", "negative"), strict=False):
+        if needed and count < MIN_PATIENTS:
+            return f"no interval: {count} patients with a {kind} unit are too few to resample"
+    return None
 
 
 def difference(first: NDArray, second: NDArray, value: float, confidence: float) -> dict[str, Any]:

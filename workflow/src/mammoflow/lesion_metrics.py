@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mammoflow.bootstrap import Resampler, exact_bound, percentile_interval
+from mammoflow.bootstrap import MIN_PATIENTS, Resampler, exact_bound, percentile_interval
 from mammoflow.levels import LESION_SIZES
 
 FALSE_POSITIVES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # per image
@@ -110,6 +110,8 @@ class Draws:
                 found.append({"value": None, "low": None, "high": None, "reason": "not defined"})
                 continue
             low, high, reason = percentile_interval(column[1:], options["confidence"])
+            if trials < MIN_PATIENTS:
+                low, high, reason = None, None, f"no interval: {trials} patients are too few to resample"
             if low is None and value in (0.0, 1.0):
                 low, high = exact_bound(value, trials, options["confidence"])
                 reason = f"exact bound from {trials} patients"

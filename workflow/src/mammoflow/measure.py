@@ -66,6 +66,8 @@ def measure(
         "n_units": len(rows),
         "n_positive": positives,
         "n_patients": patients,
+        "n_patients_positive": rows.loc[labels == 1, "group_id"].nunique(),
+        "n_patients_negative": rows.loc[labels == 0, "group_id"].nunique(),
         "small": patients < options["min_subgroup"],
         "metrics": {},
         "confusion": None,
@@ -84,11 +86,18 @@ def measure(
 
     trials = _patients_per_proportion(rows["group_id"], labels, scores, threshold)
     block["metrics"], replicates = bootstrap.summarise(
-        all_metrics, resampler, options["confidence"], positives, negatives, trials
+        all_metrics, resampler, options["confidence"], positives, negatives, trials, per_class(block)
     )
     if block["metrics"].get("auc", {}).get("value") is not None:
-        block["metrics"]["auc"]["delong"] = delong.interval(labels, scores, rows["group_id"], options["confidence"])
+        few = bootstrap.too_few("auc", per_class(block))
+        interval = None if few else delong.interval(labels, scores, rows["group_id"], options["confidence"])
+        block["metrics"]["auc"]["delong"] = interval
     return {**block, "reason": None if positives and negatives else "one class only"}, replicates
+
+
+def per_class(block: dict[str, Any]) -> tuple[int, int]:
+    """Patients with a positive and with a negative unit, from a block of :func:`measure`."""
+    return block["n_patients_positive"], block["n_patients_negative"]
 
 
 def _patients_per_proportion(
@@ -143,7 +152,7 @@ def paired(
         counts = {name: kept[first][0][name] for name in ("n_units", "n_positive", "n_patients", "small")}
         place = {"level": level, "split": split, "first": first, "second": second, "metric": "auc", **counts}
         found.append({**place, **metric_difference("auc", kept[first], kept[second], confidence), "delong": None})
-        if found[-1]["value"] is not None:
+        if found[-1]["value"] is not None and not bootstrap.too_few("auc", per_class(kept[first][0])):
             scores = [rows[name].to_numpy(float) for name in (first, second)]
             found[-1]["delong"] = delong.difference(rows["label"].to_numpy(int), *scores, rows["group_id"], confidence)
     return found
@@ -163,6 +172,8 @@ def metric_difference(
     if missing:
         return {"value": None, "low": None, "high": None, "dropped": 0, "reason": f"not defined: {missing[0]}"}
     value = numbers[0]["value"] - numbers[1]["value"]
+    if few := bootstrap.too_few(metric, per_class(first[0])):
+        return {"value": value, "low": None, "high": None, "dropped": 0, "reason": few}
     return bootstrap.difference(first[1][metric], second[1][metric], value, confidence)
 
 
@@ -184,7 +195,10 @@ def calibrations(
         fitted = None if method == "none" else FITS[method](known, scores)
         metric = probability_metrics(labels, raw if fitted is None else fitted(raw))
         positives = int(labels.sum())
-        numbers, _ = bootstrap.summarise(metric, resampler, options["confidence"], positives, len(labels) - positives)
+        patients = tuple(test.loc[labels == label, "group_id"].nunique() for label in (1, 0))
+        numbers, _ = bootstrap.summarise(
+            metric, resampler, options["confidence"], positives, len(labels) - positives, None, patients
+        )
         kept = {name: numbers[name] for name in ("brier", "ece")}
         fit = None if fitted is None else fitted.as_dict()
         rows.append({"model": model, "method": method, "n_val": len(val), "fit": fit, "metrics": kept})
