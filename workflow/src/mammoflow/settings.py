@@ -38,7 +38,7 @@ STAGE_VERSIONS = {
     "train": 2,
     "predict": 3,
     "fuse": 1,
-    "evaluate": 2,
+    "evaluate": 3,
     "report": 1,
 }
 
