@@ -127,6 +127,11 @@ def check_references(config: dict[str, Any], where: str = "config") -> dict[str,
                 f"{where}.runs.{name}.batch_size: {run['batch_size']} samples cannot be shared by "
                 f"{run['processes']} processes; take a multiple of {run['processes']}"
             )
+        if run["batch_size"] // run["processes"] < run["accumulate"]:
+            raise UserError(
+                f"{where}.runs.{name}.accumulate: a process gets {run['batch_size'] // run['processes']} samples of a "
+                f"batch, which cannot be cut into {run['accumulate']} parts"
+            )
         _check_run(config, name, f"{where}.runs.{name}")
     return config
 
@@ -175,6 +180,8 @@ def _check_run(config: dict[str, Any], name: str, where: str) -> None:
                 known = ", ".join(config["datasets"]) or "none"
                 raise UserError(f"{where}.pseudo_labels.datasets: {dataset!r} is not in datasets ({known})")
     if run["task"] == "segment":
+        if run["auxiliary"]:
+            raise UserError(f"{where}.auxiliary: only classify runs have auxiliary heads")
         if run["shuffle_labels"]:
             raise UserError(f"{where}.shuffle_labels: segment learns from marked lesions, not from labels")
         window = run["segment"]["window"]

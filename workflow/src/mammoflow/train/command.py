@@ -26,7 +26,16 @@ from torch.utils.data import DataLoader
 
 from mammoflow import __version__, files, provenance, settings, tables
 from mammoflow.errors import UserError
-from mammoflow.train.common import ignore_signals, open_cohort, open_pack, quieten, say, set_threads, uses_cuda
+from mammoflow.train.common import (
+    chosen_precision,
+    ignore_signals,
+    open_cohort,
+    open_pack,
+    quieten,
+    say,
+    set_threads,
+    uses_cuda,
+)
 from mammoflow.train.from_run import SEEN, account, choose, fitting, seen_rows
 from mammoflow.train.plan import make_plan
 from mammoflow.train.pseudo import Pseudo, add_pseudo
@@ -34,11 +43,13 @@ from mammoflow.train.recorder import BEST, LAST, InterruptedTraining, Recorder
 from mammoflow.train.sampler import GlobalBatches, RankShare
 from mammoflow.train.units import shuffle_labels
 
-GRADIENT_CLIP = 1.0  # norm
 PREFETCH = 4  # batches per loader process
 INTERRUPTED = 143  # exit status after a signal: not 0, so that a workflow tries again
-# What may change between a checkpoint and its resumption: it decides who computes, not what.
-WHERE_NOT_WHAT = ("processes", "workers", "accelerator", "fuse", "evaluate", "seed")
+# What may change between a checkpoint and its resumption: it decides who computes and in what pieces, not what.
+WHERE_NOT_WHAT = (
+    *("processes", "workers", "accelerator", "fuse", "evaluate", "seed"),
+    *("gradient_checkpointing", "accumulate", "compile"),
+)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -91,6 +102,11 @@ def train(
     set_threads(local_world_size)
     if section["batch_size"] % world_size:
         raise UserError(f"run.batch_size {section['batch_size']} cannot be shared by {world_size} processes equally")
+    if section["batch_size"] // world_size < section["accumulate"]:
+        raise UserError(
+            f"run.accumulate {section['accumulate']}: each of {world_size} processes gets "
+            f"{section['batch_size'] // world_size} samples of a batch, which cannot be cut into more parts"
+        )
 
     # Data: samples with a known truth; the fold's own rows and the test split are never opened.
     manifest, cohort_digest = open_cohort(cohort)
@@ -136,9 +152,11 @@ def train(
         say(f"{name} fold {fold}: {len(plan.train)} {plan.noun}s to train, {len(plan.val)} to validate")
         if started:
             anew = f", {len(started['started_anew'])} start anew" if started["started_anew"] else ""
-            say(f"{name} fold {fold}: starts from {source.name}: {started['loaded']} weights loaded{anew}")
+            unused = f", {len(started['not_used'])} of the source are not used" if started["not_used"] else ""
+            say(f"{name} fold {fold}: starts from {source.name}: {started['loaded']} weights loaded{anew}{unused}")
 
     # Fit.
+    precision = chosen_precision(section)
     distributed = DDPStrategy(
         process_group_backend="nccl" if uses_cuda(section) else "gloo",
         gradient_as_bucket_view=True,
@@ -152,9 +170,8 @@ def train(
         strategy=distributed if world_size > 1 else "auto",
         # Named, so that Lightning does not requeue the SLURM job by itself when it finds one around it.
         plugins=[TorchElasticEnvironment() if world_size > 1 else LightningEnvironment()],
-        precision="bf16-mixed" if section["precision"] == "bf16" else "32-true",
+        precision={"bf16": "bf16-mixed", "32": "32-true"}[precision],
         max_epochs=section["epochs"],
-        gradient_clip_val=GRADIENT_CLIP,
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
         logger=False,
@@ -196,6 +213,7 @@ def train(
                 "lightning": L.__version__,
             },
             "device": torch.cuda.get_device_name() if uses_cuda(section) else "cpu",
+            "precision": precision,
             "world_size": world_size,
             "parameters": sum(parameter.numel() for parameter in module.model.parameters()),
             **plan.facts,
@@ -224,8 +242,7 @@ def settings_digest(
     ``started``: what :func:`mammoflow.train.from_run.account` said.  ``rows``: the manifest, pseudo-labels included.
     """
     what = {key: value for key, value in section.items() if key not in WHERE_NOT_WHAT}
-    if section["task"] == "classify":
-        del what["segment"]
+    del what["segment" if section["task"] == "classify" else "auxiliary"]
     pseudo = rows.loc[rows["label_source"].str.startswith(tables.PSEUDO).fillna(False)]
     taught = pseudo[["dataset", "image_id", "label_malignant"]].astype(str).to_numpy().tolist()
     start = started and started["weights_sha256"]

@@ -84,6 +84,15 @@ def uses_cuda(section: dict[str, Any]) -> bool:
     return section["accelerator"] != "cpu" and torch.cuda.is_available()
 
 
+def chosen_precision(section: dict[str, Any]) -> str:
+    """``bf16`` or ``32``: what the run's ``precision`` means on the device it trains on."""
+    if section["precision"] != "auto":
+        return section["precision"]
+    # torch also counts a GPU that only emulates bfloat16, several times slower than float32.
+    native = uses_cuda(section) and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16" if native else "32"
+
+
 def set_threads(local_world_size: int) -> None:
     """Share the cores among the node's processes, unless OMP_NUM_THREADS says otherwise.
 

@@ -5,6 +5,7 @@ copy on the way four to twelve times larger. Bags are not padded: a batch is the
 with the number of the bag of each view.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from torch.utils.data import Dataset
 
 from mammoflow.pack import PackedImages
+from mammoflow.train.auxiliary import HEADS, Key, bag_targets
 from mammoflow.train.units import Unit
 
 TARGET_STRIDE = 8  # pixels per cell of the localisation target; finer than any encoder's features
@@ -22,17 +24,24 @@ Sample = dict[str, Any]
 
 class Units(Dataset[Sample]):
     """Samples of ``units``: ``views`` (V, 1, H, W) uint8 or uint16, ``target`` (V, 1, H/8, W/8) float32,
-    ``marked`` (V,) bool, ``label`` (float, NaN where unknown) and ``index`` in ``units``.
+    ``marked`` (V,) bool, ``label`` (float, NaN where unknown), ``index`` in ``units``, and ``auxiliary``, what the
+    auxiliary heads learn (see :meth:`targets`).
 
     ``boxes`` maps an image's key to the (n, 4) boxes of its malignant lesions in packed pixels; see
     :func:`packed_boxes`. A view is ``marked`` where the whole heat map of malignancy is known: its malignant lesions
     are boxed, or the unit is not malignant. A malignant breast's view without a box may hide the lesion anywhere.
+
+    ``auxiliary``: targets of every image, as :func:`mammoflow.train.auxiliary.image_targets` makes them.
     """
 
     def __init__(
-        self, units: Sequence[Unit], images: PackedImages, boxes: dict[tuple[str, str], np.ndarray] | None = None
+        self,
+        units: Sequence[Unit],
+        images: PackedImages,
+        boxes: dict[Key, np.ndarray] | None = None,
+        auxiliary: dict[Key, dict[str, float]] | None = None,
     ) -> None:
-        self.units, self.images, self.boxes = list(units), images, boxes or {}
+        self.units, self.images, self.boxes, self.auxiliary = list(units), images, boxes or {}, auxiliary
 
     def __len__(self) -> int:
         return len(self.units)
@@ -47,14 +56,26 @@ class Units(Dataset[Sample]):
             "label": float("nan") if unit.label is None else float(unit.label),
             "target": torch.stack([rasterise(self.boxes.get(key), size) for key in unit.images]),
             "marked": torch.tensor([unit.label == int(key in self.boxes) for key in unit.images]),
+            "auxiliary": self.targets(unit),
         }
+
+    def targets(self, unit: Unit) -> dict[str, torch.Tensor]:
+        """Of the auxiliary heads, by head: (1,) or, for a head that is taught by each view, (V,); NaN where unknown."""
+        return bag_targets([self.auxiliary[key] for key in unit.images]) if self.auxiliary else {}
+
+    def known(self) -> dict[str, int]:
+        """How many known targets each auxiliary head has."""
+        counts: Counter[str] = Counter()
+        for unit in self.units:
+            counts.update({name: int((~each.isnan()).sum()) for name, each in self.targets(unit).items()})
+        return dict(counts)
 
 
 def collate(samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
     """A batch of B bags with N views in all.
 
     ``views`` (N, 1, H, W), ``bag`` (N,) number of each view's bag, ``label`` (B,) float32, ``index`` (B,),
-    ``target`` (N, 1, H/8, W/8), ``marked`` (N,).
+    ``target`` (N, 1, H/8, W/8), ``marked`` (N,), ``auxiliary`` by head (B,) or (N,).
     """
     counts = torch.tensor([len(sample["views"]) for sample in samples])
     return {
@@ -64,7 +85,28 @@ def collate(samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
         "index": torch.tensor([sample["index"] for sample in samples]),
         "target": torch.cat([sample["target"] for sample in samples]),
         "marked": torch.cat([sample["marked"] for sample in samples]),
+        "auxiliary": {
+            name: torch.cat([sample["auxiliary"][name] for sample in samples]) for name in samples[0]["auxiliary"]
+        },
     }
+
+
+def split_bags(batch: dict[str, Any], parts: int) -> list[dict[str, Any]]:
+    """A batch of :func:`collate` cut between its bags into ``parts``, or as many as it has bags; their sizes differ by
+    one bag at most."""
+    bags = len(batch["label"])
+    pieces = []
+    for numbers in torch.arange(bags, device=batch["bag"].device).tensor_split(min(parts, bags)):
+        first, size = numbers[0], len(numbers)
+        mine = (batch["bag"] >= first) & (batch["bag"] < first + size)
+        piece = {name: batch[name][mine] for name in ("views", "target", "marked")}
+        piece |= {name: batch[name][numbers] for name in ("label", "index")}
+        piece["bag"] = batch["bag"][mine] - first
+        piece["auxiliary"] = {
+            name: values[mine if HEADS[name].per_view else numbers] for name, values in batch["auxiliary"].items()
+        }
+        pieces.append(piece)
+    return pieces
 
 
 def rasterise(boxes: np.ndarray | None, size: tuple[int, int], stride: int = TARGET_STRIDE) -> torch.Tensor:

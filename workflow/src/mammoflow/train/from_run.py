@@ -157,6 +157,7 @@ def account(source: Source, what: dict[str, list[str]], section: dict[str, Any],
             ("image_size", before["image_size"], section["image_size"]),
             ("unit", before["unit"], section["unit"]),
             ("classes", _classes(before), _classes(section)),
+            ("auxiliary", sorted(before["auxiliary"]), sorted(section["auxiliary"])),
             ("label_policy", source.record["label_policy"], policy),
         ]
         if old != new

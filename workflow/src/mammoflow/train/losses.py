@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mammoflow.train.auxiliary import HEADS
 from mammoflow.train.model import Output
 
 
@@ -16,6 +17,14 @@ def batch_losses(output: Output, label: Tensor, target: Tensor, marked: Tensor) 
     # An unmarked view may hold a lesion anywhere, so it teaches the heat map nothing: its weight is 0. Multiplying
     # keeps the parameters in the graph, which DDP needs even in a step without any marked view.
     return classification, (localisation(output.heat, target) * marked).sum()
+
+
+def auxiliary_losses(output: Output, targets: dict[str, Tensor]) -> list[Tensor]:
+    """Sums over this process's share, of each auxiliary head over its known targets.
+
+    ``targets``: by head (B,) or, for a head that is taught by each view, (N,); NaN where unknown.
+    """
+    return [HEADS[name].losses(logits, targets[name]).sum() for name, logits in output.auxiliary.items()]
 
 
 def localisation(heat: Tensor, target: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ on the same features draws a heat map of malignancy, which the localisation loss
 hottest cells add to the score (top-t pooling, Shen et al., Medical Image Analysis 68:101908, 2021).
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -19,6 +20,7 @@ from timm.models._features import FeatureGetterNet, FeatureHookNet
 from timm.models._features_fx import FeatureGraphNet
 
 from mammoflow.errors import UserError
+from mammoflow.train.auxiliary import HEADS
 
 MEAN, STD = 0.2, 0.25  # grey values of cropped mammograms, as shares of white; any fixed pair near these will do
 WIDTH, HIDDEN = 128, 64  # channels of a patch, and of the attention's two gates
@@ -29,6 +31,7 @@ COLD = -2.0  # first logit of the heat map: most cells hold no malignant lesion
 class Output(NamedTuple):
     """For B bags with N views: logits of bags (B,) and views (N,), heat-map logits (N, 1, h, w), each view's own
     attention (N, 1, h, w), which sums to 1, and each view's share of its bag's attention (N,), which sum to 1 per bag.
+    ``auxiliary``: logits (B, outputs) of the auxiliary heads that judge a bag, (N, outputs) of those that judge a view.
     """
 
     bags: Tensor
@@ -36,12 +39,16 @@ class Output(NamedTuple):
     heat: Tensor
     attention: Tensor
     shares: Tensor
+    auxiliary: dict[str, Tensor]
 
 
 class BreastModel(nn.Module):
-    """``encoder`` is the name of a timm model that yields feature maps; ``pretrained`` fetches its weights."""
+    """``encoder`` is the name of a timm model that yields feature maps; ``pretrained`` fetches its weights.
 
-    def __init__(self, encoder: str, *, pretrained: bool = False) -> None:
+    ``auxiliary``: names out of :data:`mammoflow.train.auxiliary.HEADS`.
+    """
+
+    def __init__(self, encoder: str, *, pretrained: bool = False, auxiliary: Iterable[str] = ()) -> None:
         super().__init__()
         self.encoder = make_encoder(encoder, pretrained)
         fine, coarse = self.encoder.feature_info.channels()
@@ -55,6 +62,13 @@ class BreastModel(nn.Module):
         self.head = nn.Linear(WIDTH, 1)
         self.localise = nn.Conv2d(WIDTH, 1, 1)
         nn.init.constant_(self.localise.bias, COLD)
+        # Last, so that all before them begin with the same weights whether there are auxiliary heads or not.
+        self.auxiliary = nn.ModuleDict({name: nn.Linear(WIDTH, HEADS[name].outputs) for name in auxiliary})
+
+    @property
+    def timm_encoder(self) -> nn.Module:
+        """The encoder as timm made it."""
+        return self.encoder
 
     @property
     def keeps_unused_parts(self) -> bool:
@@ -81,7 +95,14 @@ class BreastModel(nn.Module):
             heat=heat,
             attention=attention.view(count, 1, height, width),
             shares=weights.sum(1),
+            auxiliary=self._auxiliary(patches.mean(1), bag, bags) if len(self.auxiliary) else {},
         )
+
+    def _auxiliary(self, views: Tensor, bag: Tensor, bags: int) -> dict[str, Tensor]:
+        """Logits of the auxiliary heads, from the views' mean features (N, C)."""
+        size = views.new_zeros(bags).index_add(0, bag, torch.ones_like(views[:, 0]))
+        means = views.new_zeros(bags, views.shape[1]).index_add(0, bag, views) / size[:, None]
+        return {name: head(views if HEADS[name].per_view else means).float() for name, head in self.auxiliary.items()}
 
 
 def evidence(heat: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 import math
 import time
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 from mammoflow.train import guard  # noqa: F401  # isort: skip (before lightning)
@@ -13,19 +14,23 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from mammoflow import metrics
+from mammoflow.errors import UserError
 from mammoflow.train.augment import augment
+from mammoflow.train.auxiliary import HEADS, agreement
+from mammoflow.train.data import split_bags
 from mammoflow.train.ema import MovingAverage
-from mammoflow.train.losses import batch_losses
+from mammoflow.train.losses import auxiliary_losses, batch_losses
+from mammoflow.train.memory import checkpoint_encoder, still_statistics
 from mammoflow.train.model import BreastModel, normalise, to_unit_range
 
 WARM_UP = 0.1  # share of all steps in which the learning rate rises
+GRADIENT_CLIP = 1.0  # norm
 
 
 class Share(NamedTuple):
-    """One process's part of a global batch: of each term of the loss the sum (T,) and how many it sums over (T,), and
-    the numbers of samples and of images."""
+    """One process's part of a global batch: over how many each term of the loss is summed (T,), and the numbers of
+    samples and of images."""
 
-    sums: Tensor
     counts: Tensor
     samples: int
     images: int
@@ -47,6 +52,7 @@ class Learner(L.LightningModule):
 
     def __init__(self, settings: dict[str, Any], steps: int, seed: int, start: dict[str, Tensor] | None = None) -> None:
         super().__init__()
+        self.automatic_optimization = False  # a step may be several forward and backward passes
         self.settings, self.steps, self.seed = settings, steps, seed
         torch.manual_seed(seed)  # the same first weights on every process
         model = self.build(settings, pretrained=settings["pretrained"] and start is None)
@@ -54,6 +60,10 @@ class Learner(L.LightningModule):
             model.load_state_dict(start, strict=False)
         self.model = model.to(memory_format=torch.channels_last)
         self.ema = MovingAverage(self.model)  # not a submodule: DDP and the optimiser must not see it
+        if settings["gradient_checkpointing"]:
+            checkpoint_encoder(self.model.timm_encoder, settings["encoder"], settings["image_size"])
+        if settings["compile"]:
+            self.model.compile()  # in place: a wrapped model would have other names for its weights
         self.stop_wanted = False  # set by a signal on this process
         self.stopping = False  # the same on every process: one of them was asked to stop
         self.digest = ""  # names the settings in a checkpoint
@@ -71,19 +81,27 @@ class Learner(L.LightningModule):
         """Weight of each term of the loss (T,)."""
         raise NotImplementedError
 
-    def losses(self, batch: dict[str, Tensor]) -> Share:
-        """Loss of this process's share of a batch; the model is in training mode."""
+    def share(self, batch: dict[str, Tensor]) -> Share:
+        """What this process's share of a batch counts, known before anything is computed."""
+        raise NotImplementedError
+
+    def split(self, batch: dict[str, Tensor], parts: int) -> list[dict[str, Tensor]]:
+        """The batch cut into ``parts`` of equal size but for one sample; fewer where there are fewer samples."""
+        raise NotImplementedError
+
+    def losses(self, batch: dict[str, Tensor]) -> Tensor:
+        """Of each term of the loss the sum (T,) over a part of this process's share; the model is in training mode."""
         raise NotImplementedError
 
     def judge(self, batch: dict[str, Tensor]) -> tuple[Tensor, ...]:
-        """What of a validation batch is gathered from all processes: tensors on the CPU, one row per sample."""
+        """What of a validation batch is gathered from all processes: tensors on the CPU, joined along their rows."""
         raise NotImplementedError
 
     def validation_figures(self, *gathered: Tensor) -> dict[str, float]:
         """``val_loss`` and the merit, from all that :meth:`judge` returned."""
         raise NotImplementedError
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[torch.optim.lr_scheduler.LRScheduler]]:
         """AdamW (no decay on biases and norms), linear warm-up, then a cosine to 0, step by step."""
         weights = [p for p in self.model.parameters() if p.ndim > 1]
         others = [p for p in self.model.parameters() if p.ndim <= 1]
@@ -96,7 +114,7 @@ class Learner(L.LightningModule):
         )
         total = self.steps * self.settings["epochs"]
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, total))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return [optimizer], [schedule]
 
     def on_fit_start(self) -> None:
         """Put beside the model what Lightning does not move."""
@@ -117,27 +135,54 @@ class Learner(L.LightningModule):
         """Whatever passed since the last step was spent waiting for the loader."""
         self._waited += time.perf_counter() - self._batch_end
 
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """The loss of this process's share, scaled so that DDP's mean over processes is the mean over the batch."""
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """One step of the optimiser: the gradient of the mean over the global batch, of all processes and parts."""
         # Everything random in a step hangs on its number, so that a resumed training repeats an uninterrupted one.
         torch.manual_seed(hash((self.seed, self.global_step, self.global_rank)) & 0x7FFF_FFFF)
-        share = self.losses(batch)
+        share = self.share(batch)
         # Shares of a batch may differ by a sample, and what a term counts is spread as it happens: count them all.
         head = torch.tensor([share.samples, share.images, self.stop_wanted], dtype=torch.float32, device=self.device)
-        together = torch.cat([head, share.counts.float(), share.sums.detach().float()])
-        if self.trainer.world_size > 1:
-            dist.all_reduce(together)
-        samples, images, stop = together[:3]
-        counts, sums = together[3:].chunk(2)
-        counts, weights = counts.clamp(min=1), self.weights.to(self.device)
-        self.stopping = bool(stop > 0) if self.trainer.world_size > 1 else self.stop_wanted
-        self._sums += torch.stack([(weights * sums / counts).sum() * samples, samples, images])
-        return self.trainer.world_size * (weights * share.sums / counts).sum()
+        together = self._over_processes(torch.cat([head, share.counts.float()]))
+        (samples, images, stop), counts = together[:3], together[3:]
+        scale = self.weights.to(self.device) / counts.clamp(min=1)
 
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Follow the step with the moving average, before any callback may save a checkpoint."""
-        super().optimizer_step(*args, **kwargs)
-        self.ema.update(self.model)
+        optimizer, schedule = self.optimizers(), self.lr_schedulers()
+        optimizer.zero_grad()
+        loss = torch.zeros((), device=self.device)
+        parts = self.split(batch, self.settings["accumulate"])
+        for number, part in enumerate(parts, start=1):
+            # Gradients add up in each process and are exchanged once, with the last part.
+            alone = self.trainer.world_size > 1 and number < len(parts)
+            with self.trainer.strategy.block_backward_sync() if alone else nullcontext():
+                loss += self._pass(part, scale)
+        self.clip_gradients(optimizer, gradient_clip_val=GRADIENT_CLIP, gradient_clip_algorithm="norm")
+        optimizer.step()
+        self.ema.update(self.model)  # before any callback may save a checkpoint
+        schedule.step()
+
+        self._sums += torch.stack([self._over_processes(loss) * samples, samples, images])
+        self.stopping = bool(stop > 0) if self.trainer.world_size > 1 else self.stop_wanted
+
+    def _pass(self, part: dict[str, Tensor], scale: Tensor) -> Tensor:
+        """Forward and backward; the part's contribution to the loss, without its graph."""
+        try:
+            loss = (scale * self.losses(part)).sum()
+        except torch._dynamo.exc.TorchDynamoException as error:
+            raise UserError(
+                f"run.compile: torch cannot compile this model here ({type(error).__name__}: "
+                f"{str(error).splitlines()[0]}): install a C++ compiler, or set compile to false"
+            ) from error
+        still = still_statistics(self.model) if self.settings["gradient_checkpointing"] else nullcontext()
+        # The backward pass takes the types that the forward pass chose; autocast would choose anew.
+        with torch.autocast(self.device.type, enabled=False), still:
+            self.manual_backward(loss * self.trainer.world_size)  # DDP takes the mean over processes
+        return loss.detach()
+
+    def _over_processes(self, values: Tensor) -> Tensor:
+        """The sum over all processes."""
+        if self.trainer.world_size > 1:
+            dist.all_reduce(values)
+        return values
 
     def on_train_batch_end(self, outputs: Any, batch: dict[str, Tensor], batch_idx: int) -> None:
         """The step is over: from here on the loader is waited for."""
@@ -194,33 +239,48 @@ class Classifier(Learner):
     @staticmethod
     def build(settings: dict[str, Any], *, pretrained: bool) -> BreastModel:
         """Without the hub's weights unless ``pretrained``."""
-        return BreastModel(settings["encoder"], pretrained=pretrained)
+        return BreastModel(settings["encoder"], pretrained=pretrained, auxiliary=settings["auxiliary"])
 
     @property
     def weights(self) -> Tensor:
-        """Classification, localisation."""
-        return torch.tensor([1.0, self.settings["localisation_weight"]])
+        """Classification, localisation, the auxiliary heads."""
+        return torch.tensor([1.0, self.settings["localisation_weight"], *self.settings["auxiliary"].values()])
 
-    def losses(self, batch: dict[str, Tensor]) -> Share:
-        """Means over the bags, and over the marked views."""
-        views, target, bags = to_unit_range(batch["views"]), batch["target"], len(batch["label"])
+    def share(self, batch: dict[str, Tensor]) -> Share:
+        """The bags, the marked views, and the known targets of each auxiliary head."""
+        bags = len(batch["label"])
+        known = [(~batch["auxiliary"][name].isnan()).sum() for name in self.settings["auxiliary"]]
+        counts = torch.stack([batch["marked"].new_tensor(bags, dtype=torch.int64), batch["marked"].sum(), *known])
+        return Share(counts, samples=bags, images=len(batch["views"]))
+
+    def split(self, batch: dict[str, Tensor], parts: int) -> list[dict[str, Tensor]]:
+        """Whole bags."""
+        return split_bags(batch, parts)
+
+    def losses(self, batch: dict[str, Tensor]) -> Tensor:
+        """Sums over the bags, over the marked views, and over what is known for each auxiliary head."""
+        views, target = to_unit_range(batch["views"]), batch["target"]
         if self.settings["augment"]:
             views, target = augment(views, target)
-        output = self.model(_ready(views), batch["bag"], bags)
-        sums = torch.stack(batch_losses(output, batch["label"], target, batch["marked"]))
-        counts = torch.stack([batch["marked"].new_tensor(bags, dtype=torch.int64), batch["marked"].sum()])
-        return Share(sums, counts, samples=bags, images=len(views))
+        output = self.model(_ready(views), batch["bag"], len(batch["label"]))
+        main = batch_losses(output, batch["label"], target, batch["marked"])
+        return torch.stack([*main, *auxiliary_losses(output, batch["auxiliary"])])
 
     def judge(self, batch: dict[str, Tensor]) -> tuple[Tensor, ...]:
-        """Logits and labels of the bags."""
-        logits = self.ema.model(_ready(to_unit_range(batch["views"])), batch["bag"], len(batch["label"])).bags
-        return logits.float().cpu(), batch["label"].cpu()
+        """Logits and labels of the bags, then of each auxiliary head what is predicted and what is true."""
+        output = self.ema.model(_ready(to_unit_range(batch["views"])), batch["bag"], len(batch["label"]))
+        told = [output.bags.float().cpu(), batch["label"].cpu()]
+        for name in self.settings["auxiliary"]:
+            told += [HEADS[name].values(output.auxiliary[name]).cpu(), batch["auxiliary"][name].cpu()]
+        return tuple(told)
 
-    def validation_figures(self, logits: Tensor, labels: Tensor) -> dict[str, float]:
-        """Cross-entropy and AUC."""
+    def validation_figures(self, logits: Tensor, labels: Tensor, *auxiliary: Tensor) -> dict[str, float]:
+        """Cross-entropy and AUC; beside them how far each auxiliary head agrees with what is known."""
+        pairs = zip(self.settings["auxiliary"], auxiliary[::2], auxiliary[1::2], strict=True)
         return {
             "val_loss": float(torch.nn.functional.binary_cross_entropy_with_logits(logits, labels)),
             "val_auc": float(metrics.auc(labels.numpy(), np.asarray(logits, float))[0]),
+            **{f"val_{name}": agreement(told.numpy(), true.numpy()) for name, told, true in pairs},
         }
 
 

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from mammoflow import lesions, tables
 from mammoflow.errors import UserError
 from mammoflow.pack import PackedImages
+from mammoflow.train.auxiliary import HEADS, image_targets
 from mammoflow.train.common import say
 from mammoflow.train.data import Units, collate, packed_boxes
 from mammoflow.train.module import Classifier, Learner
@@ -51,10 +52,12 @@ def make_plan(
     if len(plan.classes) < world_size:
         raise UserError(f"{cohort}: {len(plan.classes)} training samples cannot feed {world_size} processes")
     steps = GlobalBatches(plan.classes, section["batch_size"], world_size=world_size).steps
-    if section["task"] == "segment" and len(plan.classes) // steps // world_size < 2:
+    parts = section["accumulate"]
+    if section["task"] == "segment" and len(plan.classes) // steps // world_size // parts < 2:
         raise UserError(
-            f"run.batch_size {section['batch_size']} leaves a process with a single image in some step, on which "
-            f"DeepLabV3+ cannot normalise: take {4 * world_size} or more"
+            f"run.batch_size {section['batch_size']} leaves a process with a single image in some "
+            f"{'step' if parts == 1 else f'part (accumulate {parts})'}, on which DeepLabV3+ cannot normalise: take "
+            f"{4 * world_size * parts} or more"
         )
     return plan
 
@@ -80,15 +83,28 @@ def _classify(
             f"{section['unit']}s: training needs both"
         )
     boxes = packed_boxes(findings, images, [key for unit in train for key in unit.images])
+    auxiliary = image_targets(manifest, section["auxiliary"]) if section["auxiliary"] else None
+    samples = {"train": Units(train, images, boxes, auxiliary), "val": Units(val, images, auxiliary=auxiliary)}
+    known = {split: one.known() for split, one in samples.items()}
+    for name, count in known["train"].items():
+        if count == 0:
+            raise UserError(
+                f"run.auxiliary.{name}: no {section['unit']} to train on outside fold {fold} has a known "
+                f"{HEADS[name].column}: leave this head out"
+            )
     return Plan(
-        train=Units(train, images, boxes),
-        val=Units(val, images),
+        train=samples["train"],
+        val=samples["val"],
         classes=[unit.label for unit in train],
         collate=collate,
         learner=Classifier,
         noun=section["unit"],
         sampler=section["sampler"],
-        facts={"samples": {"train": counts, "val": _count(val)}, "images_with_boxes": len(boxes)},
+        facts={
+            "samples": {"train": counts, "val": _count(val)},
+            "images_with_boxes": len(boxes),
+            "auxiliary_known": known,
+        },
     )
 
 

@@ -103,7 +103,9 @@ class Recorder(L.Callback):
         )
 
     def _write(self, module: Learner) -> None:
-        table = pd.DataFrame(self.rows, columns=[name.format(merit=self.merit) for name in COLUMNS])
+        columns = [name.format(merit=self.merit) for name in COLUMNS]
+        further = [name for name in self.rows[-1] if name not in columns]  # of the auxiliary heads
+        table = pd.DataFrame(self.rows, columns=[*columns, *further])
         tables.write(table, self.directory / "metrics.csv")
         if self.best is self.rows[-1]:
             weights = {name: value.contiguous().cpu() for name, value in module.ema.model.state_dict().items()}

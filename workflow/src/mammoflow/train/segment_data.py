@@ -41,6 +41,13 @@ def collate_marked(samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
     }
 
 
+def split_images(batch: dict[str, Tensor], parts: int) -> list[dict[str, Tensor]]:
+    """A batch of :func:`collate_marked` cut into ``parts``, or as many as it has images."""
+    count = min(parts, len(batch["views"]))
+    pieces = {name: values.tensor_split(count) for name, values in batch.items()}
+    return [{name: pieces[name][number] for name in batch} for number in range(count)]
+
+
 def shares(mask: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     """Class shares (N, classes, H, W) float, and validity (N, 1, H, W) float, of class maps (N, H, W) uint8.
 

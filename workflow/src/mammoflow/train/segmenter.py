@@ -23,7 +23,7 @@ from mammoflow.lesions import CLASS_SETS
 from mammoflow.train.augment import jitter, random_affine, warp
 from mammoflow.train.model import normalise, to_unit_range
 from mammoflow.train.module import Learner, Share
-from mammoflow.train.segment_data import lesion_pixels, shares
+from mammoflow.train.segment_data import lesion_pixels, shares, split_images
 from mammoflow.train.windows import compose, random_windows, slide, soften
 
 SMOOTH = 1.0  # pixel: keeps the Dice of tiny lesions from jumping
@@ -57,9 +57,14 @@ class SegmentModel(nn.Module):
             raise UserError(f"run.encoder: {encoder!r} cannot carry DeepLabV3+ ({error}): {cure}") from error
 
     @property
+    def timm_encoder(self) -> nn.Module:
+        """The encoder as timm made it."""
+        return self.net.encoder.model
+
+    @property
     def keeps_unused_parts(self) -> bool:
         """Whether the encoder may hold parameters that no output depends on (DDP has to be told)."""
-        return isinstance(self.net.encoder.model, FeatureGetterNet | FeatureGraphNet | FeatureHookNet)
+        return isinstance(self.timm_encoder, FeatureGetterNet | FeatureGraphNet | FeatureHookNet)
 
     def forward(self, views: Tensor) -> Tensor:
         return self.net(views)
@@ -91,14 +96,22 @@ class Segmenter(Learner):
         """One term."""
         return torch.ones(1)
 
-    def losses(self, batch: dict[str, Tensor]) -> Share:
-        """Mean over the images (or windows)."""
+    def share(self, batch: dict[str, Tensor]) -> Share:
+        """The images (or windows)."""
+        count = len(batch["views"])
+        return Share(torch.tensor([count], device=batch["views"].device), samples=count, images=count)
+
+    def split(self, batch: dict[str, Tensor], parts: int) -> list[dict[str, Tensor]]:
+        """Whole images."""
+        return split_images(batch, parts)
+
+    def losses(self, batch: dict[str, Tensor]) -> Tensor:
+        """Sum over the images (or windows)."""
         section = self.settings["segment"]
         views, target, valid = prepare(to_unit_range(batch["views"]), batch["mask"], self.classes, self.settings)
         target = soften(target, section["soft_border_px"])
         logits = self.model(normalise(views).contiguous(memory_format=torch.channels_last))
-        loss = segmentation_loss(logits.float(), target, valid, section["dice_weight"]).sum()
-        return Share(loss[None], valid.new_tensor([len(views)]), samples=len(views), images=len(views))
+        return segmentation_loss(logits.float(), target, valid, section["dice_weight"]).sum()[None]
 
     def judge(self, batch: dict[str, Tensor]) -> tuple[Tensor, ...]:
         """Loss of each image, and its mean Dice over the classes it holds (NaN without any)."""
