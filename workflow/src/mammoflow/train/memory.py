@@ -40,7 +40,7 @@ def checkpoint_encoder(encoder: nn.Module, name: str, image_size: tuple[int, int
 def kept_for_backward(encoder: nn.Module, image_size: tuple[int, int], images: int = 1) -> int:
     """Bytes of the tensors that autograd keeps after a forward pass of one-channel images, weights included.
 
-    What a recomputed part keeps within itself does not count, its input neither.
+    Of a part that is computed again its input counts, as it is kept, and nothing within.
     """
     kept = 0
 
