@@ -194,6 +194,7 @@ def train(
     by_merit = best[merit] == best[merit]
     if not by_merit:
         say(f"{name} fold {fold}: validation holds a single class, so the validation loss chose the epoch")
+    recorder.write_curve()  # Snakemake deletes it before a job that then finds all epochs done in the checkpoint
     with files.replacing(out / "weights.safetensors") as target, (out / "checkpoints" / BEST).open("rb") as source:
         shutil.copyfileobj(source, target)
     files.write_json(

@@ -20,7 +20,7 @@ import pandas as pd
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from mammoflow import tables
+from mammoflow import settings, tables
 from mammoflow.errors import UserError
 from mammoflow.files import file_digest
 from mammoflow.train.common import RECORD, WEIGHTS
@@ -149,7 +149,7 @@ def account(source: Source, what: dict[str, list[str]], section: dict[str, Any],
 
     ``policy``: the label policies of this run's rows.
     """
-    before = source.record["settings"]
+    before = settings.resolve_section("run", source.record["settings"])  # of an older version: without the newest keys
     changed = {
         name: {"from": old, "to": new}
         for name, old, new in [
@@ -175,5 +175,5 @@ def account(source: Source, what: dict[str, list[str]], section: dict[str, Any],
     }
 
 
-def _classes(settings: dict[str, Any]) -> str | None:
-    return settings["segment"]["classes"] if settings["task"] == "segment" else None
+def _classes(section: dict[str, Any]) -> str | None:
+    return section["segment"]["classes"] if section["task"] == "segment" else None

@@ -122,7 +122,8 @@ def load_folds(
 def load_fold(directory: Path, record: dict[str, Any], device: torch.device) -> FoldModel:
     """One trained fold. ``record``: its train.json."""
     learner = Segmenter if record["settings"]["task"] == "segment" else Classifier
-    model = learner.build(record["settings"], pretrained=False)
+    section = settings.resolve_section("run", record["settings"])  # of an older version: without the newest keys
+    model = learner.build(section, pretrained=False)
     model.load_state_dict(load_file(directory / WEIGHTS))
     model = model.eval().to(device, memory_format=torch.channels_last)
     return FoldModel(record["fold"], model, record, directory)

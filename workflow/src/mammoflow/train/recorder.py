@@ -102,11 +102,15 @@ class Recorder(L.Callback):
             and (self.rows[-1]["epoch"] - self.best["epoch"] >= self.patience)
         )
 
-    def _write(self, module: Learner) -> None:
+    def write_curve(self) -> None:
+        """``metrics.csv``, one row per epoch."""
         columns = [name.format(merit=self.merit) for name in COLUMNS]
         further = [name for name in self.rows[-1] if name not in columns]  # of the auxiliary heads
         table = pd.DataFrame(self.rows, columns=[*columns, *further])
         tables.write(table, self.directory / "metrics.csv")
+
+    def _write(self, module: Learner) -> None:
+        self.write_curve()
         if self.best is self.rows[-1]:
             weights = {name: value.contiguous().cpu() for name, value in module.ema.model.state_dict().items()}
             with files.replacing(self.directory / "checkpoints" / BEST) as handle:
