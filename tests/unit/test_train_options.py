@@ -201,6 +201,13 @@ def test_less_is_kept_by_a_segmentation():
         assert kept_for_backward(model, (1024, 512), images=2) < 0.75 * before
 
 
+def test_a_segmentation_in_parts_computes_again_without_a_trace(data, tmp_path):
+    changes = {"task": "segment", "encoder": "test_resnet", "segment": {"decoder_channels": 16}, "epochs": 1}
+    fit(data, tmp_path / "kept", **changes, accumulate=2)
+    fit(data, tmp_path / "again", **changes, accumulate=2, gradient_checkpointing=True)
+    assert difference(state(tmp_path / "again"), state(tmp_path / "kept")) < 1e-6
+
+
 def test_an_encoder_that_cannot_compute_again_is_refused():
     with torch.device("meta"):
         encoder = make_encoder("hrnet_w18_small", pretrained=False)
