@@ -292,7 +292,7 @@ def test_patients_that_the_source_saw_may_not_be_held_out(data, classified):
 
 
 def test_an_encoder_that_does_not_fit_is_refused(classified):
-    from mammoflow.train.module import Classifier
+    from mammoflow.train.classifier import Classifier
 
     section = settings.resolve_section("run", CLASSIFY | {"encoder": "test_convnext"})
     source = from_run.Source.open(classified / "0")

@@ -17,12 +17,12 @@ from mammoflow import pack, settings, tables
 from mammoflow.errors import UserError
 from mammoflow.train import command
 from mammoflow.train.auxiliary import HEADS, agreement, bag_targets, image_targets
+from mammoflow.train.classifier import Classifier
 from mammoflow.train.common import chosen_precision
 from mammoflow.train.data import Units, collate, split_bags
 from mammoflow.train.losses import auxiliary_losses
 from mammoflow.train.memory import checkpoint_encoder, kept_for_backward
 from mammoflow.train.model import BreastModel, make_encoder
-from mammoflow.train.module import Classifier
 from mammoflow.train.recorder import InterruptedTraining
 from mammoflow.train.segmenter import SegmentModel
 from mammoflow.train.units import build_units

@@ -14,7 +14,7 @@ from mammoflow import metrics, pack, settings, tables
 from mammoflow.cli import main
 from mammoflow.errors import UserError
 from mammoflow.train import command
-from mammoflow.train.module import Classifier
+from mammoflow.train.classifier import Classifier
 from mammoflow.train.recorder import InterruptedTraining
 from training_cohort import write_cohort
 

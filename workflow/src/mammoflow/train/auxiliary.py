@@ -17,8 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mammoflow import tables
-
-Key = tuple[str, str]
+from mammoflow.lesions import Key
 
 # Any fixed pair near a screening population's years will do, and a fixed one means the same in every run of a chain.
 AGE_MEAN, AGE_STD = 58.0, 11.0

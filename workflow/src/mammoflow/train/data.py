@@ -14,8 +14,9 @@ import pandas as pd
 import torch
 from torch.utils.data import Dataset
 
+from mammoflow.lesions import Key
 from mammoflow.pack import PackedImages
-from mammoflow.train.auxiliary import HEADS, Key, bag_targets
+from mammoflow.train.auxiliary import HEADS, bag_targets
 from mammoflow.train.units import Unit
 
 TARGET_STRIDE = 8  # pixels per cell of the localisation target; finer than any encoder's features

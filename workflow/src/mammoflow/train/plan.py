@@ -13,9 +13,10 @@ from mammoflow import lesions, tables
 from mammoflow.errors import UserError
 from mammoflow.pack import PackedImages
 from mammoflow.train.auxiliary import HEADS, image_targets
+from mammoflow.train.classifier import Classifier
 from mammoflow.train.common import say
 from mammoflow.train.data import Units, collate, packed_boxes
-from mammoflow.train.module import Classifier, Learner
+from mammoflow.train.module import Learner
 from mammoflow.train.sampler import GlobalBatches
 from mammoflow.train.segment_data import MarkedImages, collate_marked
 from mammoflow.train.segmenter import Segmenter

@@ -22,6 +22,7 @@ from mammoflow.errors import UserError
 from mammoflow.lesions import Key
 from mammoflow.pack import PackedImages
 from mammoflow.train.candidates import candidates
+from mammoflow.train.classifier import Classifier
 from mammoflow.train.common import (
     RECORD,
     WEIGHTS,
@@ -37,7 +38,6 @@ from mammoflow.train.data import Units, collate
 from mammoflow.train.found import NAMES, Collector, Found
 from mammoflow.train.heatmaps import write_heatmaps
 from mammoflow.train.model import BreastModel, normalise, to_unit_range
-from mammoflow.train.module import Classifier
 from mammoflow.train.segment_predict import mean_map, segment
 from mammoflow.train.segmenter import Segmenter
 from mammoflow.train.units import Unit, build_units, shuffle_labels, unit_ids
