@@ -78,7 +78,7 @@ def main() -> None:
         for number, (name, changes) in enumerate((OPTIONS | (GPU_OPTIONS if gpu else {})).items()):
             with multiprocessing.get_context("spawn").Pool(1) as pool:
                 rows.append((name, pool.apply(train_once, (Path(folder), str(number), common | changes))))
-    device = torch.cuda.get_device_name() if gpu else f"CPU, {torch.get_num_threads()} threads"
+    device = torch.cuda.get_device_name() if gpu else f"CPU, OMP_NUM_THREADS={torch.get_num_threads()}"
     lines = [
         f"`python benchmarks/training_memory.py --encoder {args.encoder} --size {args.size[0]} {args.size[1]}`; "
         f"{device}, torch {torch.__version__}, Python {platform.python_version()}. One step of classify on 4 breasts "
@@ -87,6 +87,8 @@ def main() -> None:
         "| option | memory, MiB | of none |",
         "|---|---|---|",
         *(f"| {name} | {mib:.0f} | {mib / rows[0][1]:.2f} |" for name, mib in rows),
+        "",
+        "Above what the process took before training: weights, optimiser and moving average are in it, and validation.",
     ]
     print("\n".join(lines))
     if args.write:
