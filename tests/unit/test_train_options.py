@@ -162,9 +162,10 @@ def test_an_interrupted_training_in_parts_goes_on(data, tmp_path, monkeypatch, c
     assert difference(state(tmp_path / "cut"), state(tmp_path / "whole")) < 1e-6
 
 
-def test_computing_again_changes_no_weight_and_no_statistic(data, tmp_path, monkeypatch):
+@pytest.mark.parametrize("precision", ["32", "bf16"])
+def test_computing_again_changes_no_weight_and_no_statistic(data, tmp_path, monkeypatch, precision):
     """With batch normalisation, whose running statistics must not see a batch twice."""
-    changes = {"encoder": "test_resnet", "epochs": 1, "augment": True}
+    changes = {"encoder": "test_resnet", "epochs": 1, "augment": True, "precision": precision}
     fit(data, tmp_path / "kept", **changes)
     calls, original = [], Classifier.configure_optimizers
 
