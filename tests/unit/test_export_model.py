@@ -1,0 +1,203 @@
+"""A trained run leaves as safetensors and ONNX that compute what the run computes, or not at all."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mammoflow import files, pack, settings, tables
+from mammoflow.cli import main
+from mammoflow.train import command, export_model, onnx_graph
+from mammoflow.train.module import Classifier
+from training_cohort import write_cohort
+
+SECTION = {
+    "cohort": "synthetic", "encoder": "test_resnet", "image_size": [64, 32], "epochs": 1, "batch_size": 8,
+    "workers": 0, "accelerator": "cpu", "learning_rate": 0.01,
+}  # fmt: skip
+DRAWN = {"task": "segment", "segment": {
+    "classes": "lesion", "decoder_channels": 16, "sampling": "window", "window": [32, 32],
+}}  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """Results with a cohort, its pack, and two runs: `demo` of two folds, `drawn` of one."""
+    root = tmp_path_factory.mktemp("results")
+    cohort, store = write_cohort(root, patients=20)
+    images = root / "packs" / "synthetic-64x32"
+    pack.pack(tables.read(cohort / "manifest.parquet", "manifest"), store, images, (64, 32))
+    for name, changes, folds in (("demo", {}, 2), ("drawn", DRAWN, 1)):
+        section = settings.resolve_section("run", SECTION | changes)
+        for fold in range(folds):
+            command.train(name, fold, cohort, images, section, 1, root / "runs" / name / str(fold))
+    return root
+
+
+@pytest.fixture(scope="module")
+def exported(results):
+    """The export of `demo`."""
+    (results / "runs" / "demo" / "model_card.md").write_text("# Model card\n")
+    out = results / "out" / "demo"
+    assert main(["export-model", str(results / "runs" / "demo"), "--out", str(out)]) == 0
+    return out
+
+
+def told(out):
+    return json.loads((out / "export.json").read_text())
+
+
+def test_record_names_every_file_by_size_and_digest_and_how_close_the_two_are(results, exported):
+    record = told(exported)
+    assert [one["fold"] for one in record["folds"]] == [0, 1]
+    for one in record["folds"]:
+        for name in ("model.safetensors", "model.onnx"):
+            path = exported / str(one["fold"]) / name
+            assert one["files"][name] == {"bytes": path.stat().st_size, "sha256": files.file_digest(path)}
+        assert set(one["compared"]) == {
+            "two random images", "one random image", "three of another size", "images of the run",
+        }  # fmt: skip
+        for numbers in one["compared"].values():
+            assert set(numbers) == set(record["outputs"])
+            assert all(0 <= number["largest_difference"] <= record["tolerance"] for number in numbers.values())
+        trained = results / "runs" / "demo" / str(one["fold"])
+        assert one["record"] == json.loads((trained / "train.json").read_text())
+        assert (exported / str(one["fold"]) / "model.safetensors").read_bytes() == (
+            trained / "weights.safetensors"
+        ).read_bytes()
+    assert record["compared_on_images_of_the_run"]
+    assert record["opset"] == 18
+    assert {"torch", "onnx", "onnxruntime", "timm"} <= set(record["reproduction"])
+    left = sorted(path.relative_to(exported).as_posix() for path in exported.rglob("*") if path.is_file())
+    files_of = [f"{fold}/{name}" for fold in (0, 1) for name in ("model.onnx", "model.safetensors")]
+    assert left == [*files_of, "export.json", "model_card.md"]
+
+
+def test_onnx_alone_gives_the_scores_of_predict(results, exported):
+    """Grey values in, mean sigmoid over the folds out: numpy and ONNX Runtime are enough."""
+    run = results / "runs" / "demo"
+    section = json.loads((run / "0" / "train.json").read_text())["settings"]
+    given = ["--cohort", str(results / "cohort"), "--pack", str(results / "packs" / "synthetic-64x32")]
+    folds = ["--folds", str(run / "0"), str(run / "1"), "--settings", json.dumps(section)]
+    assert main(["predict", "demo", *given, *folds, "--out", str(run / "predictions.parquet")]) == 0
+    scores = tables.read(run / "predictions.parquet", "predictions")
+    sessions = [onnxruntime.InferenceSession(exported / str(fold) / "model.onnx") for fold in (0, 1)]
+    images = pack.PackedImages(results / "packs" / "synthetic-64x32")
+    test = scores[scores["split"] == "test"]
+    breasts = test[test["level"] == "breast"]
+    assert len(breasts) == 8
+    for breast in breasts.itertuples():
+        views = test[
+            (test["level"] == "image") & test["image_id"].str.startswith(f"{breast.patient_id}_{breast.laterality}")
+        ]
+        pixels = np.stack([images["synthetic", name][None] for name in views["image_id"]]).astype(np.float32) / 255
+        made = [dict(zip(OUTPUTS, one.run(OUTPUTS, {"image": pixels}), strict=True)) for one in sessions]
+        together = np.mean([sigmoid(one["breast_logit"][0]) for one in made])
+        alone = np.mean([sigmoid(one["view_logit"]) for one in made], axis=0)
+        shares = np.mean([one["view_share"] for one in made], axis=0)
+        np.testing.assert_allclose(together, breast.score, atol=1e-5)
+        np.testing.assert_allclose(alone, views["score"].to_numpy(float), atol=1e-5)
+        np.testing.assert_allclose(shares, views["attention"].to_numpy(float), atol=1e-5)
+        for one in made:
+            np.testing.assert_allclose(one["attention"].sum((1, 2, 3)), 1, atol=1e-5)
+            assert one["heat"].shape == one["attention"].shape
+            assert one["heat"].min() >= 0
+            assert one["heat"].max() <= 1
+    assert scores["score"].std() > 0
+
+
+OUTPUTS = list(onnx_graph.BreastGraph.outputs)
+
+
+def sigmoid(values):
+    return 1 / (1 + np.exp(-values))
+
+
+def test_files_describe_themselves_and_name_nothing_of_this_machine(exported):
+    model = onnx.load(exported / "1" / "model.onnx")
+    properties = {entry.key: entry.value for entry in model.metadata_props}
+    assert properties["run"] == "demo"
+    assert properties["fold"] == "1"
+    assert properties["image_size"] == "64x32"
+    assert "not for diagnosis" in properties["notice"]
+    (image,) = model.graph.input
+    dimensions = image.type.tensor_type.shape.dim
+    assert [one.dim_param or one.dim_value for one in dimensions] == ["views", 1, "height", "width"]
+    assert {value.name for value in model.graph.output} == set(OUTPUTS)
+    written = (exported / "1" / "model.onnx").read_bytes() + (exported / "export.json").read_bytes()
+    for trace in (b"site-packages", b"/home/", b"/tmp/", b"/root/", b"stack_trace", str(exported.parent).encode()):
+        assert trace not in written
+
+
+def test_weights_load_as_export_json_says(exported):
+    one = told(exported)["folds"][0]
+    model = Classifier.build(one["record"]["settings"], pretrained=False)
+    model.load_state_dict(load_file(exported / "0" / "model.safetensors"))
+    assert sum(value.numel() for value in model.parameters()) == one["record"]["parameters"]
+
+
+def test_a_graph_that_computes_something_else_is_not_exported(results, exported, tmp_path, monkeypatch, capsys):
+    """The exporter is made to write another fold's weights; an earlier export in the same place stays whole."""
+
+    def wrong(graph, size, path, metadata):
+        shutil.copyfile(exported / "1" / "model.onnx", path)
+
+    monkeypatch.setattr(export_model, "export", wrong)
+    out = tmp_path / "out"
+    assert main(["export-model", str(results / "runs" / "demo"), "--out", str(out)]) == 2
+    assert re.search(
+        r"0/model.onnx: breast_logit of two random images differs by .* nothing was", capsys.readouterr().err
+    )
+    assert list(out.iterdir()) == []
+    before = {path: path.read_bytes() for path in exported.rglob("*") if path.is_file()}
+    assert main(["export-model", str(results / "runs" / "demo"), "--out", str(exported)]) == 2
+    assert {path: path.read_bytes() for path in exported.rglob("*") if path.is_file()} == before
+
+
+def test_a_segmentation_of_windows_says_so_and_takes_whole_images_too(results, tmp_path):
+    out = tmp_path / "drawn"
+    assert main(["export-model", str(results / "runs" / "drawn"), "--out", str(out)]) == 0
+    record = told(out)
+    assert record["classes"] == ["background", "lesion"]
+    assert record["window"] == [32, 32]
+    assert set(record["outputs"]) == {"probability", "logits"}
+    session = onnxruntime.InferenceSession(out / "0" / "model.onnx")
+    image = np.random.default_rng(0).random((3, 1, 64, 96), np.float32)
+    probability, logits = session.run(["probability", "logits"], {"image": image})
+    assert probability.shape == logits.shape == (3, 2, 64, 96)
+    np.testing.assert_allclose(probability.sum(1), 1, atol=1e-5)
+    assert not (out / "model_card.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda run: (run / "1" / "train.json").unlink(), "is not trained to its end"),
+        (lambda run: [shutil.rmtree(run / str(fold)) for fold in (0, 1)], "holds no trained fold"),
+        (lambda run: torch.save({}, run / "0" / "weights.safetensors"), "weights.safetensors is damaged"),
+        (lambda run: shutil.copy(run / "0" / "train.json", run / "1"), "are the same fold"),
+    ],
+)
+def test_what_cannot_be_exported_is_named(results, tmp_path, change, message, capsys):
+    run = tmp_path / "runs" / "demo"
+    shutil.copytree(results / "runs" / "demo", run)
+    change(run)
+    assert main(["export-model", str(run), "--out", str(tmp_path / "out")]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.glob("out/*"))
