@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
 
-from mammoflow import __version__, card_facts
+from mammoflow import card_facts
 from mammoflow.card_facts import LEVELS, MODELS
+from mammoflow.card_limits import limits
+from mammoflow.errors import UserError
 from mammoflow.files import read_json, write_text
 from mammoflow.headline import in_words, select
 from mammoflow.lesions import CLASS_SETS
+from mammoflow.metrics import METRIC_NAMES
 from mammoflow.report.collect import is_synthetic, read_cohort, read_config
 
 NAME = "model_card.md"
@@ -52,10 +55,15 @@ def build(directory: Path) -> str:
         keep_trailing_newline=True,
         autoescape=False,  # noqa: S701 (Markdown; what is not ours goes through `plain`)
     )
-    environment.filters |= {"plain": plain, "words": words, "thousands": thousands}
-    body = environment.get_template("model_card.md.j2").render(view)
+    environment.filters["plain"] = plain
+    environment.globals |= {"words": words, "brief": brief, "thousands": thousands}
+    try:
+        body = environment.get_template("model_card.md.j2").render(view)
+    except UndefinedError as error:
+        raise UserError(f"the records of {directory} are of an older version ({error}): train the run again") from error
     head = yaml.safe_dump(front_matter(view), sort_keys=False, allow_unicode=True, width=1000)
-    return f"---\n{head}---\n\n{re.sub(r'\n{3,}', '\n\n', body).strip()}\n"
+    body = re.sub(r"\n{3,}", "\n\n", body).strip()
+    return f"---\n{head}---\n\n{body}\n"
 
 
 def collect(directory: Path) -> dict[str, Any]:
@@ -98,13 +106,13 @@ def collect(directory: Path) -> dict[str, Any]:
         "calibrations": [row for row in metrics["calibrations"] if row["model"] == "image"] if metrics else [],
         "differences": [row for row in metrics["differences"] if row["split"] == "test"] if metrics else [],
         "lesions": card_facts.lesions(metrics),
-        "limits": card_facts.limits(cohort.manifest, blocks, folds),
+        "limits": limits(cohort.manifest, blocks, folds),
         "figures": FIGURES,
         "at_threshold": AT_THRESHOLD,
-        "metric_names": card_facts.METRIC_NAMES,
+        "metric_names": METRIC_NAMES,
         "model_names": MODELS,
-        "reproduction": record.get("reproduction") or {},
-        "version": __version__,
+        "cohort_folds": cohort.digest.get("folds", len(folds)),
+        "reproduction": record["reproduction"],
     }
 
 
@@ -134,7 +142,11 @@ def front_matter(view: dict[str, Any]) -> dict[str, Any]:
     if view["synthetic"]:
         head["tags"].append("synthetic-data")
     if found:
-        dataset = {"type": view["section"]["cohort"], "name": f"{view['section']['cohort']}, test split", "split": "test"}
+        dataset = {
+            "type": view["section"]["cohort"],
+            "name": f"{view['section']['cohort']}, test split",
+            "split": "test",
+        }
         results = [{"task": {"type": task}, "dataset": dataset, "metrics": found}]
         head["model-index"] = [{"name": view["run"], "results": results}]
     return head
@@ -148,6 +160,11 @@ def plain(text: object) -> str:
 def words(number: dict[str, Any] | None) -> str:
     """A figure with its interval, or why there is none; a dash where it was not measured."""
     return "–" if number is None else in_words(number)
+
+
+def brief(number: dict[str, Any] | None) -> str:
+    """As :func:`words`, without the reason."""
+    return "–" if number is None or number["value"] is None else in_words(number)
 
 
 def thousands(value: int) -> str:
