@@ -17,14 +17,19 @@ MEDIA = {
 }
 
 
-def limits(manifest: pd.DataFrame, blocks: list[dict[str, Any]], folds: list[dict[str, Any]]) -> list[str]:
-    """Sentences, each drawn from the cohort's ``manifest``, the ``blocks`` of metrics.json or the folds' records."""
+def limits(
+    manifest: pd.DataFrame, blocks: list[dict[str, Any]], folds: list[dict[str, Any]], seen: set[str]
+) -> list[str]:
+    """Sentences, each drawn from the cohort's ``manifest``, the ``blocks`` of metrics.json or the folds' records.
+
+    ``seen``: the datasets that the run and those before it have learned from.
+    """
     part = manifest[manifest["exclude_reason"].isna()]
     learned, tested = part[part["split"].isin(["train", "val"])], part[part["split"] == "test"]
     found = []
     if not len(tested):
         return ["No image stands in the test split: nothing is known about new patients."]
-    new = sorted(set(tested["dataset"]) - set(learned["dataset"]))
+    new = sorted(set(tested["dataset"]) - seen)
     if new:
         found.append(f"Only {', '.join(new)} shows how the model does on an archive that it has not learned from.")
     else:

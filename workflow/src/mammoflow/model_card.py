@@ -106,7 +106,7 @@ def collect(directory: Path) -> dict[str, Any]:
         "calibrations": [row for row in metrics["calibrations"] if row["model"] == "image"] if metrics else [],
         "differences": [row for row in metrics["differences"] if row["split"] == "test"] if metrics else [],
         "lesions": card_facts.lesions(metrics),
-        "limits": limits(cohort.manifest, blocks, folds),
+        "limits": limits(cohort.manifest, blocks, folds, set(learned)),
         "figures": FIGURES,
         "at_threshold": AT_THRESHOLD,
         "metric_names": METRIC_NAMES,
