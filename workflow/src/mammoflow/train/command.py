@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader
 
 from mammoflow import __version__, files, provenance, settings, tables
 from mammoflow.errors import UserError
-from mammoflow.train.common import ignore_signals, open_cohort, open_pack, quieten, say, set_threads, uses_cuda
+from mammoflow.train.common import loader_options, open_cohort, open_pack, quieten, say, set_threads, uses_cuda
 from mammoflow.train.from_run import SEEN, account, choose, fitting, seen_rows
 from mammoflow.train.plan import make_plan
 from mammoflow.train.pseudo import Pseudo, add_pseudo
@@ -35,7 +35,6 @@ from mammoflow.train.sampler import GlobalBatches, RankShare
 from mammoflow.train.units import shuffle_labels
 
 GRADIENT_CLIP = 1.0  # norm
-PREFETCH = 4  # batches per loader process
 INTERRUPTED = 143  # exit status after a signal: not 0, so that a workflow tries again
 # What may change between a checkpoint and its resumption: it decides who computes, not what.
 WHERE_NOT_WHAT = ("processes", "workers", "accelerator", "fuse", "evaluate", "seed")
@@ -107,14 +106,7 @@ def train(
     batches = GlobalBatches(
         plan.classes, section["batch_size"], mode=plan.sampler, seed=seed, rank=rank, world_size=world_size
     )
-    loading = {
-        "collate_fn": plan.collate,
-        "num_workers": section["workers"],
-        "persistent_workers": section["workers"] > 0,
-        "prefetch_factor": PREFETCH if section["workers"] else None,
-        "pin_memory": uses_cuda(section),
-        "worker_init_fn": ignore_signals,
-    }
+    loading = loader_options(section, plan.collate)
     train_loader = DataLoader(plan.train, batch_sampler=batches, **loading)
     share = RankShare(len(plan.val), rank, world_size)
     val_loader = DataLoader(plan.val, batch_size=section["batch_size"] // world_size, sampler=share, **loading)
