@@ -13,7 +13,6 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -34,8 +33,7 @@ from mammoflow.train.model import to_unit_range
 from mammoflow.train.sampler import GlobalBatches
 from mammoflow.train.units import build_units
 
-SIZE = (2048, 1024)
-WORKING = (2560, 1280)  # of the working images that are packed: the breast's crop of a large detector
+LARGER = 1.25  # working images than the pack's: 2560 x 1280, the breast's crop of a large detector
 DRAWN = 8  # breasts; the other pictures are these with grain of their own
 BATCH = 8  # breasts of two views
 DATASET = "synthetic"
@@ -46,6 +44,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=192, help="an even number")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--workers", type=int, default=2, help="processes of each loader")
+    parser.add_argument("--size", type=int, nargs=2, default=(2048, 1024), metavar=("H", "W"))
     parser.add_argument("--write", type=Path, metavar="MARKDOWN", help="put the tables into the file's own section")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -59,11 +58,13 @@ def main() -> None:
 
 
 def measure(scratch: Path, args: argparse.Namespace, load: float) -> str:
-    manifest = draw(scratch, args.images)
+    size = tuple(args.size)
+    working = tuple(round(LARGER * length) for length in size)
+    manifest = draw(scratch, args.images, size, working)
     build = {}
     for threads in (1, len(os.sched_getaffinity(0))):
         start = time.perf_counter()
-        index = pack.pack(manifest, scratch / "store", scratch / "pack", SIZE, threads=threads)
+        index = pack.pack(manifest, scratch / "store", scratch / "pack", size, threads=threads)
         build[threads] = args.images / (time.perf_counter() - start)
     loaders = {
         "PNG, Pillow, RGB, float32": usual(scratch, args.workers),
@@ -78,6 +79,8 @@ def measure(scratch: Path, args: argparse.Namespace, load: float) -> str:
                 rates[name].append(rate)
                 costs[name].append(cost)
     naive, ours = loaders
+    cores = len(os.sched_getaffinity(0))
+    built = ", ".join(f"{rate:.0f} images/s with {n} thread{'s' if n > 1 else ''}" for n, rate in build.items())
     ratios = [one / other for one, other in zip(rates[ours], rates[naive], strict=True)]
     files = {
         naive: sum(path.stat().st_size for path in (scratch / "png").iterdir()),
@@ -90,10 +93,10 @@ def measure(scratch: Path, args: argparse.Namespace, load: float) -> str:
     ]
     to_float = conversion(loaders[ours])
     return "\n".join([
-        f"`python benchmarks/feed.py`; torch {torch.__version__}, Pillow {Image.__version__}, OpenCV {cv2.__version__}, "
-        f"Python {platform.python_version()}; {args.images} drawn breasts of {SIZE[0]} x {SIZE[1]}, batches of {BATCH} "
-        f"breasts with two views, {args.workers} loader processes on {len(os.sched_getaffinity(0))} cores, load "
-        f"{load:.1f} at the start; {args.rounds} rounds, files in the page cache.",
+        f"`python benchmarks/feed.py`; torch {torch.__version__}, Pillow {Image.__version__}, OpenCV "
+        f"{cv2.__version__}, Python {platform.python_version()}; {args.images} drawn breasts of {size[0]} x {size[1]}, batches of {BATCH} "
+        f"breasts with two views, {args.workers} loader processes on {cores} cores, load {load:.1f} at the start; "
+        f"{args.rounds} rounds, files in the page cache.",
         "",
         "| loader | images/s, median | smallest to largest | CPU ms per image | KiB per image |",
         "|---|---|---|---|---|",
@@ -103,18 +106,16 @@ def measure(scratch: Path, args: argparse.Namespace, load: float) -> str:
         f"pack's pixels become float32 on the training's device; done on one core here it takes {to_float:.2f} ms more "
         "per image.",
         "",
-        "Building the pack out of 16-bit working images of "
-        f"{WORKING[0]} x {WORKING[1]}: {', '.join(f'{rate:.0f} images/s with {n} threads' for n, rate in build.items())}.",
+        f"Building the pack out of 16-bit working images of {working[0]} x {working[1]}: {built}.",
     ])  # fmt: skip
 
 
-def draw(scratch: Path, count: int) -> pd.DataFrame:
-    """Write ``count`` working images (store, 16 bits) and the same pictures as 8-bit PNG of the packed size; the
-    manifest."""
+def draw(scratch: Path, count: int, size: tuple[int, int], working: tuple[int, int]) -> pd.DataFrame:
+    """Write ``count`` images of ``working`` size (store, 16 bits), the same as 8-bit PNG of ``size``; the manifest."""
     rng = np.random.default_rng(1)
     women = [Woman.draw(rng, letter) for letter in "ABCD" * (DRAWN // 4)]
     breasts = [
-        draw_breast(WORKING, "L", ("CC", "MLO")[number % 2], woman.density, [], rng, woman=woman).pixels
+        draw_breast(working, "L", ("CC", "MLO")[number % 2], woman.density, [], rng, woman=woman).pixels
         for number, woman in enumerate(women)
     ]
     (scratch / "png").mkdir()
@@ -122,11 +123,11 @@ def draw(scratch: Path, count: int) -> pd.DataFrame:
     for number in range(count):
         patient, view = f"p{number // 2:04d}", ("CC", "MLO")[number % 2]
         drawn = breasts[number % DRAWN]
-        grain = rng.normal(0, 0.008, WORKING).astype(np.float32)
+        grain = rng.normal(0, 0.008, working).astype(np.float32)
         pixels = np.where(drawn > 0, np.clip((drawn + grain) * 65535, 1, 65535), 0).astype(np.uint16)
         name = f"{DATASET}/r0/{patient}/{view}.png"
         png.write(scratch / "store" / name, pixels)
-        small = pack.to_bits(pack.fit(pixels, *SIZE)[0], 8)
+        small = pack.to_bits(pack.fit(pixels, *size)[0], 8)
         cv2.imwrite(str(scratch / "png" / f"{number:05d}.png"), small)
         rows.append({
             "dataset": DATASET, "image_id": f"{patient}_{view}", "study_id": patient, "patient_id": patient,
@@ -184,14 +185,14 @@ def cpu_seconds() -> float:
     return sum(times.user + times.system for times in (process.cpu_times() for process in processes))
 
 
-def conversion(loader: DataLoader, timer: Callable[[], float] = time.perf_counter) -> float:
+def conversion(loader: DataLoader) -> float:
     """Milliseconds per image that making float32 in 0..1 takes on one core here."""
     views = next(iter(loader))["views"]
     taken = []
     for _ in range(5):
-        start = timer()
+        start = time.perf_counter()
         to_unit_range(views)
-        taken.append((timer() - start) / len(views))
+        taken.append((time.perf_counter() - start) / len(views))
     return 1000 * statistics.median(taken)
 
 
