@@ -94,9 +94,9 @@ def measure(scratch: Path, args: argparse.Namespace, load: float) -> str:
     to_float = conversion(loaders[ours])
     return "\n".join([
         f"`python benchmarks/feed.py`; torch {torch.__version__}, Pillow {Image.__version__}, OpenCV "
-        f"{cv2.__version__}, Python {platform.python_version()}; {args.images} drawn "
-        f"breasts of {size[0]} x {size[1]}, batches of {BATCH} breasts with two views, {args.workers} loader processes on {cores} cores, load {load:.1f} at the start; "
-        f"{args.rounds} rounds, files in the page cache.",
+        f"{cv2.__version__}, Python {platform.python_version()}; {args.images} drawn breasts of "
+        f"{size[0]} x {size[1]}, batches of {BATCH} breasts with two views, {args.workers} loader processes on {cores} "
+        f"cores, load {load:.1f} at the start; {args.rounds} rounds, files in the page cache.",
         "",
         "| loader | images/s, median | smallest to largest | CPU ms per image | KiB per image |",
         "|---|---|---|---|---|",
