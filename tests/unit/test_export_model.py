@@ -9,12 +9,13 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from mammoflow import files, pack, settings, tables
 from mammoflow.cli import main
 from mammoflow.train import command, export_model, onnx_graph
-from mammoflow.train.module import Classifier
+from mammoflow.train.model import normalise
+from mammoflow.train.predict import load_fold, score_units
+from mammoflow.train.units import build_units
 from training_cohort import write_cohort
 
 SECTION = {
@@ -40,7 +41,11 @@ def one_thread():
 def results(tmp_path_factory):
     """Results with a cohort, its pack, and two runs: `demo` and `drawn`, of one fold each."""
     root = tmp_path_factory.mktemp("results")
-    cohort, store = write_cohort(root, patients=20, folds=1)
+    written, store = write_cohort(root, patients=20)
+    cohort = root / "cohorts" / "synthetic"
+    cohort.parent.mkdir()
+    shutil.move(written, cohort)
+    files.write_yaml(root / "config.yaml", {"data": str(root / "data"), "convert": {}})
     images = root / "packs" / "synthetic-64x32"
     pack.pack(tables.read(cohort / "manifest.parquet", "manifest"), store, images, (64, 32))
     for name, changes in (("demo", {}), ("drawn", DRAWN)):
@@ -52,7 +57,7 @@ def results(tmp_path_factory):
 @pytest.fixture(scope="module")
 def exported(results):
     """The export of `demo`."""
-    (results / "runs" / "demo" / "model_card.md").write_text("# A card\n")
+    assert main(["model-card", str(results / "runs" / "demo")]) == 0
     out = results / "out" / "demo"
     assert main(["export-model", str(results / "runs" / "demo"), "--out", str(out)]) == 0
     return out
@@ -89,30 +94,24 @@ def test_record_names_every_file_by_size_and_digest_and_how_close_the_two_are(re
 
 def test_onnx_alone_gives_the_scores_of_predict(results, exported):
     """Grey values in, log-odds out: numpy and ONNX Runtime are enough."""
-    run = results / "runs" / "demo"
-    section = json.loads((run / "0" / "train.json").read_text())["settings"]
-    given = ["--cohort", str(results / "cohort"), "--pack", str(results / "packs" / "synthetic-64x32")]
-    folds = ["--folds", str(run / "0"), "--settings", json.dumps(section)]
-    assert main(["predict", "demo", *given, *folds, "--out", str(run / "predictions.parquet")]) == 0
-    scores = tables.read(run / "predictions.parquet", "predictions")
-    session = onnxruntime.InferenceSession(exported / "0" / "model.onnx")
+    directory = results / "runs" / "demo" / "0"
+    record = json.loads((directory / "train.json").read_text())
     images = pack.PackedImages(results / "packs" / "synthetic-64x32")
-    test = scores[scores["split"] == "test"]
-    breasts = test[test["level"] == "breast"]
-    assert len(breasts) == 8
-    for breast in breasts.itertuples():
-        views = test[
-            (test["level"] == "image") & test["image_id"].str.startswith(f"{breast.patient_id}_{breast.laterality}")
-        ]
-        pixels = np.stack([images["synthetic", name][None] for name in views["image_id"]]).astype(np.float32) / 255
+    manifest = tables.read(results / "cohorts" / "synthetic" / "manifest.parquet", "manifest")
+    test = [unit for unit in build_units(manifest, "breast") if unit.split == "test"]
+    assert len(test) == 8
+    model = load_fold(directory, record, torch.device("cpu")).model
+    session = onnxruntime.InferenceSession(exported / "0" / "model.onnx")
+    scores = []
+    for expected in score_units(model, test, images, record["settings"], torch.device("cpu")):
+        pixels = np.stack([images[key][None] for key in expected.unit.images]).astype(np.float32) / 255
         made = dict(zip(OUTPUTS, session.run(OUTPUTS, {"image": pixels}), strict=True))
-        np.testing.assert_allclose(sigmoid(made["breast_logit"]), [breast.score], atol=1e-5)
-        np.testing.assert_allclose(sigmoid(made["view_logit"]), views["score"].to_numpy(float), atol=1e-5)
-        np.testing.assert_allclose(made["view_share"], views["attention"].to_numpy(float), atol=1e-5)
-        hottest = made["heat"].max((1, 2, 3))
-        np.testing.assert_allclose(hottest, views["score_roi"].to_numpy(float), atol=1e-5)
+        np.testing.assert_allclose(sigmoid(made["breast_logit"]), [expected.score], atol=1e-5)
+        views = np.stack([sigmoid(made["view_logit"]), made["view_share"], made["heat"].max((1, 2, 3))], axis=1)
+        np.testing.assert_allclose(views, expected.views, atol=1e-5)
         np.testing.assert_allclose(made["attention"].sum((1, 2, 3)), 1, atol=1e-5)
-    assert scores["score"].std() > 0
+        scores.append(expected.score)
+    assert np.std(scores) > 0
 
 
 OUTPUTS = list(onnx_graph.BreastGraph.outputs)
@@ -138,11 +137,25 @@ def test_files_describe_themselves_and_name_nothing_of_this_machine(exported):
         assert trace not in written
 
 
-def test_weights_load_as_export_json_says(exported):
-    one = told(exported)["folds"][0]
-    model = Classifier.build(one["record"]["settings"], pretrained=False)
-    model.load_state_dict(load_file(exported / "0" / "model.safetensors"))
-    assert sum(value.numel() for value in model.parameters()) == one["record"]["parameters"]
+def test_the_code_on_the_card_runs_as_it_stands(results, exported, monkeypatch, capsys):
+    """Pasted into the exported directory, beside two pictures of one breast as `convert-file` makes them."""
+    card = (exported / "model_card.md").read_text()
+    assert "**Not evaluated.**" in card
+    for view in ("CC", "MLO"):
+        picture = results / "store" / "synthetic" / "r0" / "p001" / f"p001_L_{view}.png"
+        shutil.copyfile(picture, exported / f"left_{view.lower()}.png")
+    monkeypatch.chdir(exported)
+    onnx_code, torch_code = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    spaces = {}, {}
+    for code, space in zip((onnx_code, torch_code), spaces, strict=True):
+        exec(compile(code, "model_card.md", "exec"), space)
+    views = torch.from_numpy(spaces[0]["views"])
+    assert views.shape == (2, 1, 64, 32)
+    with torch.inference_mode():
+        expected = torch.sigmoid(spaces[1]["model"](normalise(views), torch.zeros(2, dtype=torch.int64), 1).bags)
+    assert float(capsys.readouterr().out) == pytest.approx(float(expected), abs=1e-5)
+    for view in ("cc", "mlo"):
+        (exported / f"left_{view}.png").unlink()
 
 
 def test_a_graph_that_computes_something_else_is_not_exported(results, exported, tmp_path, monkeypatch, capsys):
