@@ -49,6 +49,8 @@ def rows_under(card, heading):
 
 def figure(number):
     """As the card should print it, put together here from the file alone."""
+    if number["low"] is None:
+        return f"{number['value']:.3f} (no interval)"
     return f"{number['value']:.3f} ({number['low']:.3f} to {number['high']:.3f})"
 
 
