@@ -141,6 +141,21 @@ def test_strictest_licence_is_named_over_all_data_that_the_weights_have_seen(res
     assert all(archive.terms in TERMS for archive in ARCHIVES.values())
 
 
+def test_the_runs_before_it_are_told_to_the_first(results, tmp_path):
+    shutil.copytree(results, tmp_path / "results")
+    runs = tmp_path / "results" / "runs"
+    for name, before in (("second", "baseline"), ("baseline", "gone")):
+        path = runs / name / "0" / "train.json"
+        start = {"run": before, "fold": 2, "cohort": "other", "loaded": 70, "started_anew": ["head.weight"]}
+        write_json(path, read_json(path) | {"started_from": start})
+        shutil.copytree(runs / name / "0", runs / name / "2", dirs_exist_ok=True)
+    lines = model_card.build(runs / "second").splitlines()
+    assert [line for line in lines if "started anew" in line] == [
+        "- Starts from baseline, fold 2 (cohort other): 70 tensors loaded, 1 started anew.",
+        "- which started from gone, fold 2 (cohort other): 70 tensors loaded, 1 started anew.",
+    ]
+
+
 def test_a_run_that_is_not_evaluated_has_a_card_that_says_so(results, tmp_path):
     shutil.copytree(results, tmp_path / "results")
     run = tmp_path / "results" / "runs" / "baseline"
