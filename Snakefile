@@ -1,7 +1,7 @@
 """mammoflow: raw mammography archives -> converted images -> audited splits -> trained and evaluated models.
 
 The only entry. Targets: `all` (default), one per dataset (`snakemake mias`) and one per stage
-(`snakemake inventory | convert | crop | manifests | cohorts | train | evaluate | report`).
+(`snakemake inventory | convert | crop | manifests | cohorts | train | evaluate | report | export`).
 Configuration: config/config.yaml, or the file given with --configfile. See config/README.md.
 """
 
@@ -47,6 +47,7 @@ include: "workflow/rules/pseudo.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/export.smk"
 
 
 wildcard_constraints:
@@ -71,12 +72,14 @@ localrules:
     train,
     evaluate,
     report,
+    export,
 
 
 rule all:
     default_target: True
     input:
         report_page(),
+        run_files("model_card.md"),
         manifests=dataset_files("manifest.parquet"),
     message:
         "Everything that the configuration names is done."
@@ -134,8 +137,16 @@ rule evaluate:
 rule report:
     input:
         report_page(),
+        run_files("model_card.md"),
     message:
         "The report is written."
+
+
+rule export:
+    input:
+        run_files("export/export.json"),
+    message:
+        "All models are exported."
 
 
 for dataset_name in config["datasets"]:

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from mammoflow import audit, cohort, labels, manifest, settings, tables
+from mammoflow import audit, cohort, labels, manifest, provenance, settings, tables
 from mammoflow.cli import main
 from mammoflow.files import write_json, write_yaml
 from mammoflow.imaging.geometry import Geometry
@@ -191,7 +191,10 @@ def _write_run(directory: Path, cohort_directory: Path, predictions: pd.DataFram
         })  # fmt: skip
         tables.write(table, directory / str(fold) / "metrics.csv")
         record = {"run": directory.name, "fold": fold, "settings": section, "parameters": 14_000_000, "device": "cpu",
-                  "world_size": 2, "best_epoch": 7, "versions": {"torch": "9.9.9"}}  # fmt: skip
+                  "world_size": 2, "best_epoch": 7, "versions": {"torch": "9.9.9", "mammoflow": "0.1.0"},
+                  "seed": 1, "epochs_run": 8, "selected_by": "val_auc", "best_val_auc": 0.8765 + 0.01 * fold,
+                  "label_policy": ["0badcafe"], "label_sources": {"pathology": 100}, "started_from": None,
+                  "reproduction": provenance.record("train", section, 1, cohort_directory)}  # fmt: skip
         write_json(directory / str(fold) / "train.json", record)
     tables.write(predictions, directory / "predictions.parquet")
     _write_heatmaps(directory / "heatmaps", predictions)

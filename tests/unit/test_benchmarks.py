@@ -26,3 +26,20 @@ def test_the_conversion_benchmark_writes_its_section(tmp_path, repository):
         assert all(float(cell) > 0 for cell in cells[2:])
     for title in ("largest memory, MiB", "16-bit PNG", "fast_j2k", "2 threads", "`convert` up to its first image"):
         assert title in text
+
+
+def test_the_feed_benchmark_writes_its_section(tmp_path, repository):
+    page = tmp_path / "benchmarks.md"
+    environment = {**os.environ, "PYTHONPATH": str(repository / "workflow" / "src")}
+    small = ["--images", "8", "--rounds", "1", "--size", "256", "128", "--write", page]
+    command = [sys.executable, repository / "benchmarks" / "feed.py", *small]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    text = page.read_text()
+    assert "\n## Feed\n" in text
+    rows = [line.strip("|").split("|") for line in text.splitlines() if re.match(r"\| (PNG|pack),", line)]
+    assert len(rows) == 2
+    for row in rows:
+        assert float(row[1]) > 0
+        assert float(row[4]) > 0
+    assert re.search(r"working images of 320 x 160: \d+ images/s with 1 thread", text)

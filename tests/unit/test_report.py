@@ -400,3 +400,9 @@ def test_tree_fixture_is_what_the_stages_write():
     pd.testing.assert_frame_equal(tables.validate("manifest_findings", findings), findings)
     predictions = predictions_of(manifest, 0)
     pd.testing.assert_frame_equal(tables.validate("predictions", predictions), predictions)
+
+
+def test_froc_without_any_interval_is_drawn():
+    """Fewer than five patients give none."""
+    points = [{"false_positives": rate, "value": 0.5, "low": None, "high": None} for rate in (0.1, 1.0)]
+    assert "<svg" in figures.froc(points)

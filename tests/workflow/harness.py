@@ -43,7 +43,7 @@ class Workflow:
         return {rule: n for rule, n in counts.items() if rule not in {"all", "total", *self.targets()}}
 
     def targets(self) -> set[str]:
-        stages = {"inventory", "convert", "crop", "manifests", "cohorts", "train", "evaluate", "report"}
+        stages = {"inventory", "convert", "crop", "manifests", "cohorts", "train", "evaluate", "report", "export"}
         return stages | set(yaml.safe_load(self.config.read_text())["datasets"])
 
     def change(self, section: str, **values: object) -> None:

@@ -95,6 +95,10 @@ def test_the_chain_is_trained_evaluated_and_told(finished: Workflow) -> None:
     assert "Lesions drawn and found" in page
     assert 'class="truth"' in page
     assert "Starts from the weights of run drawn" in page
+    card = (results / "runs/last/model_card.md").read_text()
+    assert "- Starts from drawn, fold 0" in card
+    assert "- which started from first, fold 0" in card
+    assert "cbis_ddsm was seen by drawn, first, last" in card
 
 
 @pytest.mark.slow

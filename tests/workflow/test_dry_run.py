@@ -37,6 +37,8 @@ def test_everything_plans_together(tmp_path: Path) -> None:
     assert planned["pack_cohort"] == 2
     assert planned["evaluate_run"] == 2
     assert planned["write_report"] == 1
+    assert planned["write_card"] == 2
+    assert "export_run" not in planned  # on request
 
 
 @pytest.mark.parametrize(
@@ -49,7 +51,9 @@ def test_everything_plans_together(tmp_path: Path) -> None:
         ("cohorts", "freeze_cohort", "train_fold"),
         ("train", "train_fold", "predict_run"),
         ("evaluate", "evaluate_run", "write_report"),
-        ("report", "write_report", "none"),
+        ("report", "write_report", "export_run"),
+        ("report", "write_card", "export_run"),
+        ("export", "export_run", "write_report"),
     ],
 )
 def test_each_stage_is_a_target(target: str, present: str, absent: str, tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
-"""One self-contained page that tells what entered, how it was split, and what came out.
+"""One self-contained page that tells what entered, how it was split, and what came out; and a model card per run.
 
 REQUIRED INPUTS
     summaries of the datasets, digests of the cohorts, metrics of the runs
 OUTPUTS
     <results>/report/index.html
+    <results>/runs/{run}/model_card.md
 """
 
 
@@ -45,6 +46,32 @@ rule write_report:
             --runs {params.runs:q} \
             --store {params.store:q} \
             --config {params.config:q} \
+            --out {output:q} \
+            2>&1 | tee {log:q}
+        """
+
+
+rule write_card:
+    """Everything else that it reads was there before the metrics."""
+    input:
+        metrics="<results>/runs/{run}/evaluate/metrics.json",
+    output:
+        "<results>/runs/{run}/model_card.md",
+    log:
+        "<results>/logs/model_card/{run}.log",
+    conda:
+        "../../envs/tabular.yaml"
+    resources:
+        mem_mb=memory_mb(2000),
+        runtime=runtime_minutes(30),
+    params:
+        run=subpath(output[0], parent=True),
+        recipe=settings.recipe("model_card", config["convert"]),
+    message:
+        "Write the model card of {wildcards.run}"
+    shell:
+        r"""
+        python -m mammoflow model-card {params.run:q} \
             --out {output:q} \
             2>&1 | tee {log:q}
         """

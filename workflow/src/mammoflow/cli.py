@@ -43,6 +43,11 @@ COMMANDS = {
     "predict": ("mammoflow.train.predict", "score images, breasts and patients with the trained folds of a run"),
     "fuse": ("mammoflow.fuse", "fuse image scores with tabular features; metadata-only floor"),
     "evaluate": ("mammoflow.evaluate", "metrics with patient-clustered intervals"),
+    "export-model": (
+        "mammoflow.train.export_model",
+        "write a trained run as safetensors and ONNX, checked against torch",
+    ),
+    "model-card": ("mammoflow.model_card", "write a run's model card: data, licences, results, limits, how to load"),
     "compare": ("mammoflow.compare", "compare runs on the test units they share, as a table and a page"),
     "report": ("mammoflow.report", "write the self-contained HTML report"),
     "status": ("mammoflow.status", "what is done, failed, quarantined and running per dataset"),

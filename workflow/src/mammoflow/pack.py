@@ -21,10 +21,12 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import cv2
+import imagecodecs
 import numpy as np
 import pandas as pd
 import tifffile
@@ -253,13 +255,40 @@ class PackedImages:
         """(dataset, image_id) of every image."""
         return list(self._rows)
 
+    @cached_property
+    def dtype(self) -> np.dtype:
+        """Of every image: uint8 or uint16."""
+        with tifffile.TiffFile(io.BytesIO(self._member(next(iter(self._rows))))) as tiff:
+            return tiff.pages.first.dtype
+
     def __getitem__(self, key: tuple[str, str]) -> np.ndarray:
+        image = np.empty(self.image_size, self.dtype)
+        self.read_into(key, image)
+        return image
+
+    def read_into(self, key: tuple[str, str], out: np.ndarray) -> None:
+        """Decode an image into ``out``, a contiguous (H, W) array of :attr:`dtype`: no copy on the way.
+
+        What tifffile would do in a new array: :func:`encode` always writes one strip, so one call undoes zstd and
+        another, in place, the horizontal predictor.
+        """
+        data = self._member(key)
+        with tifffile.TiffFile(io.BytesIO(data)) as tiff:
+            page = tiff.pages.first
+            (offset,), (size,) = page.dataoffsets, page.databytecounts
+        flat = out.reshape(-1).view(np.uint8)
+        decoded = imagecodecs.zstd_decode(memoryview(data)[offset : offset + size], out=flat)
+        if len(decoded) != flat.nbytes:
+            raise ValueError(f"{'/'.join(key)} is not of shape {out.shape} and type {out.dtype}")
+        imagecodecs.delta_decode(out, axis=-1, out=out)
+
+    def _member(self, key: tuple[str, str]) -> bytes:
         row = self._rows[key]
         shard, (offset, size, checksum) = self._shards[row], self._spans[row]
         data = os.pread(self._descriptor(shard), int(size), int(offset))
         if zlib.crc32(data) != checksum:
             raise UserError(f"{self.directory / shard} is damaged at {'/'.join(key)}: run pack again")
-        return tifffile.imread(io.BytesIO(data))
+        return data
 
     def place(self, key: tuple[str, str], boxes: np.ndarray) -> np.ndarray:
         """Map (n, 4) boxes xmin, ymin, xmax, ymax from working-image pixels to packed pixels."""

@@ -39,6 +39,8 @@ STAGE_VERSIONS = {
     "predict": 3,
     "fuse": 1,
     "evaluate": 3,
+    "export": 1,
+    "model_card": 1,
     "report": 1,
 }
 

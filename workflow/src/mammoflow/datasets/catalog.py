@@ -20,6 +20,10 @@ class IntensityRule:
     invert_monochrome1: bool = True
 
 
+# What licences ask, from the least to the most: a model card names the strictest that a model has learned from.
+TERMS = ("attribution", "non-commercial", "research only", "agreement", "your own")
+
+
 @dataclass(frozen=True)
 class Archive:
     """One public archive. ``expected`` counts are warnings, never failures: archives get revised."""
@@ -27,6 +31,7 @@ class Archive:
     name: str
     title: str
     licence: str
+    terms: str  # its kind, one of TERMS
     access: str
     put_here: str
     citation: str
@@ -59,6 +64,7 @@ ARCHIVES: dict[str, Archive] = {
             name="cbis_ddsm",
             title="CBIS-DDSM: Curated Breast Imaging Subset of DDSM",
             licence="CC BY 3.0",
+            terms="attribution",
             access="Open, no account: The Cancer Imaging Archive (NBIA Data Retriever) or NCI Imaging Data Commons",
             put_here="the four *_case_description_*_set.csv tables and the DICOM tree, in any layout of those tools",
             citation="Lee RS et al. A curated mammography data set for use in computer-aided detection and diagnosis "
@@ -70,6 +76,7 @@ ARCHIVES: dict[str, Archive] = {
             name="mias",
             title="mini-MIAS: the MIAS database reduced to 200 micron pixels",
             licence="Research only; no sale; redistribution not granted (see Licence.txt)",
+            terms="research only",
             access="Open download: all-mias.tar.gz from the Pilot European Image Processing Archive",
             put_here="Info.txt (or README) and mdb001.pgm to mdb322.pgm",
             citation="Suckling J et al. The Mammographic Image Analysis Society digital mammogram database. "
@@ -81,6 +88,7 @@ ARCHIVES: dict[str, Archive] = {
             name="rsna",
             title="RSNA Screening Mammography Breast Cancer Detection (Kaggle 2022-23)",
             licence="RSNA terms of use: non-commercial, no re-identification, no redistribution",
+            terms="non-commercial",
             access="Free Kaggle account, accept the competition's rules once; or RSNA MIRA",
             put_here="train.csv and train_images/<patient_id>/<image_id>.dcm (unzipped)",
             citation="Carr C et al. RSNA Screening Mammography Breast Cancer Detection. Kaggle (2022). "
@@ -92,6 +100,7 @@ ARCHIVES: dict[str, Archive] = {
             name="vindr_mammo",
             title="VinDr-Mammo 1.0.0: full-field digital mammography with breast-level assessment and lesion boxes",
             licence="PhysioNet Credentialed Health Data Use Agreement 1.5.0; no redistribution",
+            terms="agreement",
             access="PhysioNet account with credentials (CITI training) and a signed agreement",
             put_here="breast-level_annotations.csv, finding_annotations.csv and images/<study_id>/<image_id>.dicom",
             citation="Nguyen HT et al. VinDr-Mammo: a large-scale benchmark dataset for computer-aided diagnosis in "
@@ -102,6 +111,7 @@ ARCHIVES: dict[str, Archive] = {
             name="cmmd",
             title="CMMD: The Chinese Mammography Database",
             licence="CC BY 4.0",
+            terms="attribution",
             access="Open, no account: The Cancer Imaging Archive (NBIA Data Retriever) or NCI Imaging Data Commons; "
             "the clinical table is an attachment of TCIA's page",
             put_here="CMMD_clinicaldata_revision.xlsx (or .csv) and the DICOM tree, in any layout of those tools",
@@ -116,6 +126,7 @@ ARCHIVES: dict[str, Archive] = {
             name="tcga_brca",
             title="TCGA-BRCA radiology: breast MR of invasive carcinomas, and mammograms of five patients, unlabelled",
             licence="CC BY 3.0",
+            terms="attribution",
             access="Open, no account: The Cancer Imaging Archive (NBIA Data Retriever) or NCI Imaging Data Commons",
             put_here="the downloaded DICOM tree, in any layout of those tools, with the IDC index of the collection "
             "(*idc*.csv or *idc*.csv.gz) beside it where you have it",
@@ -129,6 +140,7 @@ ARCHIVES: dict[str, Archive] = {
             name="inbreast",
             title="INbreast Release 1.0: full-field digital mammography with contours",
             licence="Research only, no redistribution; agreement with INESC TEC and the hospital",
+            terms="agreement",
             access="By request to INESC TEC (Breast Research Group); no automatic download",
             put_here="INbreast.csv (or INbreast.xls saved as .xlsx), AllDICOMs/ and AllXML/ of 'INbreast Release 1.0'",
             citation="Moreira IC et al. INbreast: toward a full-field digital mammographic database. "
@@ -139,6 +151,7 @@ ARCHIVES: dict[str, Archive] = {
             name="ddsm",
             title="DDSM: Digital Database for Screening Mammography (original lossless JPEG films)",
             licence="Free for research with citation",
+            terms="research only",
             access="ftp figment.csee.usf.edu/pub/DDSM (often down) or a colleague's copy; no automatic download",
             put_here="the volumes (cancers/, benigns/, normals/, benign_without_callbacks/) with the .ics, .LJPEG and "
             ".OVERLAY files of each case",
@@ -151,6 +164,7 @@ ARCHIVES: dict[str, Archive] = {
             name="bcdr",
             title="BCDR: Breast Cancer Digital Repository (film and digital sub-sets)",
             licence="Research only, registration; no redistribution",
+            terms="research only",
             access="Registration at bcdr.eu (bcdr.inegi.up.pt); no automatic download",
             put_here="the unzipped sub-sets (BCDR-D01_dataset/, BCDR-F01_dataset/, BCDR-DN01_dataset/ ...), each with "
             "its bcdr_*_img.csv, bcdr_*_outlines.csv and patient_*/ folders",
@@ -162,6 +176,7 @@ ARCHIVES: dict[str, Archive] = {
             name="dicom_folder",
             title="Your own DICOM tree, with an optional table of labels",
             licence="Yours",
+            terms="your own",
             access="Your own archive",
             put_here="the DICOM tree, with labels.csv and findings.csv beside it where you have them",
             citation="",

@@ -97,7 +97,7 @@ def froc(points: list[dict[str, Any]]) -> Markup | None:
         figure = Figure(figsize=(4.0, 3.4))
         axes = figure.add_subplot(xlabel="false positives per image", ylabel="lesions found", ylim=(-0.01, 1.02))
         axes.set_xscale("log")
-        table = pd.DataFrame(points)
+        table = pd.DataFrame(points, dtype=float)  # without any interval the ends would be objects
         known = table.dropna(subset=["low", "high"])
         colour = MODEL_COLOURS["image"]
         axes.fill_between(known["false_positives"], known["low"], known["high"], color=colour, alpha=0.14, linewidth=0)

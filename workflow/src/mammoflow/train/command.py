@@ -28,7 +28,7 @@ from mammoflow import __version__, files, provenance, settings, tables
 from mammoflow.errors import UserError
 from mammoflow.train.common import (
     chosen_precision,
-    ignore_signals,
+    loader_options,
     open_cohort,
     open_pack,
     quieten,
@@ -43,7 +43,6 @@ from mammoflow.train.recorder import BEST, LAST, InterruptedTraining, Recorder
 from mammoflow.train.sampler import GlobalBatches, RankShare
 from mammoflow.train.units import shuffle_labels
 
-PREFETCH = 4  # batches per loader process
 INTERRUPTED = 143  # exit status after a signal: not 0, so that a workflow tries again
 # What may change between a checkpoint and its resumption: it decides who computes and in what pieces, not what.
 WHERE_NOT_WHAT = (
@@ -123,14 +122,7 @@ def train(
     batches = GlobalBatches(
         plan.classes, section["batch_size"], mode=plan.sampler, seed=seed, rank=rank, world_size=world_size
     )
-    loading = {
-        "collate_fn": plan.collate,
-        "num_workers": section["workers"],
-        "persistent_workers": section["workers"] > 0,
-        "prefetch_factor": PREFETCH if section["workers"] else None,
-        "pin_memory": uses_cuda(section),
-        "worker_init_fn": ignore_signals,
-    }
+    loading = loader_options(section, plan.collate)
     train_loader = DataLoader(plan.train, batch_sampler=batches, **loading)
     share = RankShare(len(plan.val), rank, world_size)
     val_loader = DataLoader(plan.val, batch_size=section["batch_size"] // world_size, sampler=share, **loading)

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from mammoflow.pack import PackedImages
 from mammoflow.train.units import participants
 
 WEIGHTS, RECORD = "weights.safetensors", "train.json"  # of a trained fold
+PREFETCH = 4  # batches per loader process
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # SLURM: end of the time limit, and the warning before it
 
 
@@ -48,16 +50,20 @@ def open_pack(pack: Path, manifest: pd.DataFrame, section: dict[str, Any]) -> Pa
 
 
 class JoinedPacks:
-    """Several packs of the same size read as one; an image comes from the first that has it."""
+    """Several packs of the same size and type read as one; an image comes from the first that has it."""
 
     def __init__(self, packs: list[PackedImages]) -> None:
-        self.packs = packs
+        self.packs, self.image_size, self.dtype = packs, packs[0].image_size, packs[0].dtype
 
     def __contains__(self, key: tuple[str, str]) -> bool:
         return any(key in pack for pack in self.packs)
 
     def __getitem__(self, key: tuple[str, str]) -> np.ndarray:
         return self._pack(key)[key]
+
+    def read_into(self, key: tuple[str, str], out: np.ndarray) -> None:
+        """As :meth:`mammoflow.pack.PackedImages.read_into`."""
+        self._pack(key).read_into(key, out)
 
     def place(self, key: tuple[str, str], boxes: np.ndarray) -> np.ndarray:
         """As :meth:`mammoflow.pack.PackedImages.place`."""
@@ -100,6 +106,18 @@ def set_threads(local_world_size: int) -> None:
     """
     share = max(1, len(os.sched_getaffinity(0)) // local_world_size)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or share))
+
+
+def loader_options(section: dict[str, Any], collate: Callable[..., Any]) -> dict[str, Any]:
+    """Arguments of the DataLoaders that training feeds on. ``section``: the settings of a run."""
+    return {
+        "collate_fn": collate,
+        "num_workers": section["workers"],
+        "persistent_workers": section["workers"] > 0,
+        "prefetch_factor": PREFETCH if section["workers"] else None,
+        "pin_memory": uses_cuda(section),
+        "worker_init_fn": ignore_signals,
+    }
 
 
 def ignore_signals(worker: int) -> None:

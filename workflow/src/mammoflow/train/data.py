@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from mammoflow.lesions import Key
 from mammoflow.pack import PackedImages
 from mammoflow.train.auxiliary import HEADS, bag_targets
+from mammoflow.train.frames import join, read_frames
 from mammoflow.train.units import Unit
 
 TARGET_STRIDE = 8  # pixels per cell of the localisation target; finer than any encoder's features
@@ -48,12 +49,19 @@ class Units(Dataset[Sample]):
         return len(self.units)
 
     def __getitem__(self, index: int) -> Sample:
-        unit = self.units[index]
-        views = np.stack([self.images[key] for key in unit.images])[:, None]
-        size = views.shape[-2:]
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
+        """Several samples, which a DataLoader asks for at once: their views lie one behind the other in memory."""
+        views = read_frames(self.images, [key for index in indices for key in self.units[index].images])
+        parts = views.split([len(self.units[index].images) for index in indices])
+        return [self._sample(index, part) for index, part in zip(indices, parts, strict=True)]
+
+    def _sample(self, index: int, views: torch.Tensor) -> Sample:
+        unit, size = self.units[index], views.shape[-2:]
         return {
             "index": index,
-            "views": torch.from_numpy(views),
+            "views": views,
             "label": float("nan") if unit.label is None else float(unit.label),
             "target": torch.stack([rasterise(self.boxes.get(key), size) for key in unit.images]),
             "marked": torch.tensor([unit.label == int(key in self.boxes) for key in unit.images]),
@@ -80,7 +88,7 @@ def collate(samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
     """
     counts = torch.tensor([len(sample["views"]) for sample in samples])
     return {
-        "views": torch.cat([sample["views"] for sample in samples]),
+        "views": join([sample["views"] for sample in samples]),
         "bag": torch.repeat_interleave(torch.arange(len(samples)), counts),
         "label": torch.tensor([sample["label"] for sample in samples], dtype=torch.float32),
         "index": torch.tensor([sample["index"] for sample in samples]),

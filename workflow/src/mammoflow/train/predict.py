@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
@@ -120,11 +121,14 @@ def load_folds(
 
 
 def load_fold(directory: Path, record: dict[str, Any], device: torch.device) -> FoldModel:
-    """One trained fold. ``record``: its train.json."""
+    """One trained fold. ``record``: its train.json. Raises UserError where the weights cannot be read."""
     learner = Segmenter if record["settings"]["task"] == "segment" else Classifier
     section = settings.resolve_section("run", record["settings"])  # of an older version: without the newest keys
     model = learner.build(section, pretrained=False)
-    model.load_state_dict(load_file(directory / WEIGHTS))
+    try:
+        model.load_state_dict(load_file(directory / WEIGHTS))
+    except SafetensorError as error:
+        raise UserError(f"{directory / WEIGHTS} is damaged ({error}): train this fold again") from error
     model = model.eval().to(device, memory_format=torch.channels_last)
     return FoldModel(record["fold"], model, record, directory)
 

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from mammoflow.lesions import IGNORE, Key, Lesion, class_map
 from mammoflow.pack import PackedImages
+from mammoflow.train.frames import join, read_frames
 
 
 class MarkedImages(Dataset[dict[str, Any]]):
@@ -23,9 +24,18 @@ class MarkedImages(Dataset[dict[str, Any]]):
         return len(self.keys)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        pixels = self.images[self.keys[index]]
-        mask = class_map(self.lesions.get(self.keys[index], ()), pixels.shape)
-        return {"views": torch.from_numpy(pixels)[None, None], "mask": torch.from_numpy(mask)[None], "index": index}
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """Several samples, which a DataLoader asks for at once: their views lie one behind the other in memory."""
+        views = read_frames(self.images, [self.keys[index] for index in indices])
+        return [
+            {"views": part, "mask": torch.from_numpy(self._class_map(index, part.shape[-2:]))[None], "index": index}
+            for index, part in zip(indices, views.split(1), strict=True)
+        ]
+
+    def _class_map(self, index: int, size: tuple[int, int]) -> np.ndarray:
+        return class_map(self.lesions.get(self.keys[index], ()), tuple(size))
 
     def has_lesion(self) -> list[int]:
         """1 for each image that has a lesion of a class to learn, else 0: what a balanced draw balances."""
@@ -35,7 +45,7 @@ class MarkedImages(Dataset[dict[str, Any]]):
 def collate_marked(samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
     """``views`` (N, 1, H, W), ``mask`` (N, H, W), ``index`` (N,)."""
     return {
-        "views": torch.cat([sample["views"] for sample in samples]),
+        "views": join([sample["views"] for sample in samples]),
         "mask": torch.cat([sample["mask"] for sample in samples]),
         "index": torch.tensor([sample["index"] for sample in samples]),
     }
