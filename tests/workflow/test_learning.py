@@ -9,8 +9,9 @@ from workflow.harness import make_workflow
 
 pytestmark = [pytest.mark.workflow, pytest.mark.slow]
 
-# What two folds reach on any machine. The benchmark holds the curriculum to what is wanted of it, curriculum.WANTED.
-LEAST = {curriculum.AUC: 0.8, curriculum.HEAT: 0.6, curriculum.DICE: 0.7, curriculum.HITS: 0.8}
+# Below what a single fold reached when the curriculum was made (docs/benchmarks.md): arithmetic differs by machine. The
+# benchmark holds the same runs to curriculum.WANTED.
+LEAST = {curriculum.AUC: 0.7, curriculum.HEAT: 0.7, curriculum.DICE: 0.65, curriculum.HITS: 0.8}
 
 
 @pytest.fixture(scope="module")
