@@ -42,7 +42,10 @@ def test_config_yaml_shows_every_key_with_its_default(repository: Path) -> None:
     assert set(config) == top
 
 
-@pytest.mark.parametrize("name", ["config.yaml", "demo.yaml", "examples/mias.yaml", "examples/cbis_ddsm.yaml"])
+@pytest.mark.parametrize(
+    "name",
+    ["config.yaml", "demo.yaml", "examples/mias.yaml", "examples/cbis_ddsm.yaml", "examples/curriculum.yaml"],
+)
 def test_every_shipped_configuration_is_valid(repository: Path, name: str) -> None:
     settings.check_references(settings.resolve(read_config(repository, name)))
 

@@ -18,7 +18,7 @@ from mammoflow.pack import PackedImages, pack
 from mammoflow.train.candidates import candidates, hits
 from mammoflow.train.segment_data import shares
 from mammoflow.train.segment_predict import lesion_dice
-from mammoflow.train.segmenter import hard_dice, prepare, segmentation_loss
+from mammoflow.train.segmenter import decide, hard_dice, prepare, segmentation_loss
 from mammoflow.train.windows import compose, random_windows, slide, soften, starts, window_at
 
 SIZE = (96, 64)
@@ -330,3 +330,8 @@ def test_findings_become_lesions_in_packed_pixels(tmp_path):
     for boxes, value in (("fill", 3), ("ignore", IGNORE)):
         (lesion,) = lesions.packed_lesions(manifest, boxed, images, "type_x_pathology", boxes)["a", "1"]
         assert (lesion.value, lesion.drawn) == (value, "box")
+
+
+def test_a_lesion_of_doubtful_kind_is_a_lesion():
+    probability = torch.tensor([[0.4, 0.35, 0.25], [0.6, 0.4, 0.0], [0.5, 0.2, 0.3], [0.1, 0.1, 0.8]])
+    assert decide(probability.T[None, :, :, None]).flatten().tolist() == [1, 0, 2, 2]

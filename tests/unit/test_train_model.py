@@ -128,3 +128,16 @@ def test_the_guard_leaves_torchvision_importable():
     ensure_torchvision()  # a second call changes nothing
     assert torchvision.ops is sys.modules["torchvision.ops"]
     assert timm.create_model("test_resnet", num_classes=1).eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 1)
+
+
+def test_the_moving_average_smooths_the_statistics_of_batches_too():
+    model = torch.nn.BatchNorm1d(1, momentum=1.0)  # holds the last batch's mean only
+    average = MovingAverage(model)
+    expected = 0.0
+    for number, mean in enumerate((1.0, -3.0, 5.0)):
+        model(torch.tensor([[mean - 1], [mean + 1]]))
+        average.update(model)
+        decay = (1 + number) / (10 + number)
+        expected = decay * expected + (1 - decay) * mean
+    assert average.model.running_mean.item() == pytest.approx(expected)
+    assert average.model.num_batches_tracked.item() == 3

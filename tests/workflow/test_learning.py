@@ -1,48 +1,38 @@
-"""The workflow learns what is there to learn, and nothing from shuffled labels: intervals above 0.5 and around 0.5."""
+"""The workflow learns a phantom curriculum whose answer is known, and nothing from shuffled labels."""
 
-import json
-
+import curriculum
 import pytest
 import yaml
 
-from workflow.harness import REPOSITORY, Workflow, make_workflow, mammoflow
+from mammoflow.files import read_json
+from workflow.harness import make_workflow
 
 pytestmark = [pytest.mark.workflow, pytest.mark.slow]
 
+# Below what a single fold reached when the curriculum was made (docs/benchmarks.md): arithmetic differs by machine. The
+# benchmark holds the same runs to curriculum.WANTED.
+LEAST = {curriculum.AUC: 0.7, curriculum.HEAT: 0.7, curriculum.DICE: 0.65, curriculum.HITS: 0.8}
+
 
 @pytest.fixture(scope="module")
-def learned(tmp_path_factory: pytest.TempPathFactory) -> Workflow:
-    """The demo's configuration, and the same run with labels shuffled over patients as a negative control."""
+def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, curriculum.Number]:
+    """Of the curriculum without the repeated trainings on few breasts, which are the benchmark's."""
     directory = tmp_path_factory.mktemp("learning")
-    config = yaml.safe_load((REPOSITORY / "config/demo.yaml").read_text())
-    for dataset, patients, seed in (("mias", "50", "1"), ("cbis_ddsm", "200", "2")):
-        folder = str(directory / "demo" / dataset)
-        done = mammoflow("phantom", dataset, folder, "--patients", patients, "--seed", seed, directory=directory)
-        assert done.returncode == 0, done.stderr
-    shuffled = {"shuffle_labels": True, "localisation_weight": 0, "epochs": 8}
-    config["runs"]["control"] = {**config["runs"]["demo"], **shuffled}
-    workflow = make_workflow(directory, **config)
-    workflow.run("evaluate")
-    return workflow
+    config = yaml.safe_load(curriculum.CONFIG.read_text(encoding="utf-8"))
+    config["cohorts"] = {"all": config["cohorts"]["all"]}
+    config["runs"] = {name: config["runs"][name] for name in curriculum.LEARNED}
+    curriculum.draw(directory / config["data"])
+    make_workflow(directory, **config).run("evaluate")
+    runs = directory / config["results"] / "runs"
+    return curriculum.measure({name: read_json(runs / name / "evaluate" / "metrics.json") for name in config["runs"]})
 
 
-def test_what_is_there_is_learned(learned: Workflow) -> None:
-    for level in ("image", "breast"):
-        auc = auc_on_test(learned, "demo", level)
-        assert auc["low"] > 0.5, (level, auc)
+@pytest.mark.parametrize("name", LEAST)
+def test_what_is_there_is_learned(measured: dict[str, curriculum.Number], name: str) -> None:
+    assert measured[name]["value"] >= LEAST[name], measured[name]
 
 
-def test_nothing_is_learned_from_shuffled_labels(learned: Workflow) -> None:
-    for level in ("image", "breast"):
-        auc = auc_on_test(learned, "control", level)
-        assert auc["low"] < 0.5 < auc["high"], (level, auc)
-
-
-def auc_on_test(workflow: Workflow, run: str, level: str) -> dict[str, float]:
-    """Value, low and high of the image model's AUC on the test split."""
-    path = workflow.directory / f"results/demo/runs/{run}/evaluate/metrics.json"
-    blocks = json.loads(path.read_text(encoding="utf-8"))["results"]
-    wanted = {"split": "test", "level": level, "model": "image", "subgroup": None}
-    found = [block for block in blocks if all(block[key] == value for key, value in wanted.items())]
-    assert len(found) == 1
-    return found[0]["metrics"]["auc"]
+@pytest.mark.parametrize("level", ["breast", "image"])
+def test_nothing_is_learned_from_shuffled_labels(measured: dict[str, curriculum.Number], level: str) -> None:
+    number = measured[f"{curriculum.CONTROL}{level}s"]
+    assert number["low"] < curriculum.CHANCE < number["high"], number

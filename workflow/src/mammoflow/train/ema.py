@@ -12,7 +12,8 @@ class MovingAverage:
     """A shadow of ``model`` whose weights follow it slowly; it is the shadow that is validated and kept.
 
     The decay rises as (1 + n) / (10 + n) up to :data:`DECAY`, so that a short training forgets its random start.
-    Buffers (the statistics of batch normalisation) average themselves and are copied.
+    The statistics of batch normalisation are averaged alike: those of the last few batches belong to weights that the
+    average has not reached, and validation would jump with every batch.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -25,7 +26,7 @@ class MovingAverage:
         decay = min(DECAY, (1 + self.updates) / (10 + self.updates))
         torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), 1 - decay)
         for shadow, buffer in zip(self.model.buffers(), model.buffers(), strict=True):
-            shadow.copy_(buffer)
+            shadow.lerp_(buffer, 1 - decay) if buffer.is_floating_point() else shadow.copy_(buffer)
         self.updates += 1
 
     def state_dict(self) -> dict[str, Tensor | int]:

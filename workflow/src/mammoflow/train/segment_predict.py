@@ -28,7 +28,7 @@ from mammoflow.train.common import FoldModel, ignore_signals
 from mammoflow.train.found import Collector, Found, pixel_counts
 from mammoflow.train.model import to_unit_range
 from mammoflow.train.segment_data import MarkedImages, collate_marked
-from mammoflow.train.segmenter import whole_image
+from mammoflow.train.segmenter import decide, whole_image
 from mammoflow.train.windows import window_at
 
 
@@ -53,7 +53,7 @@ def segment(
     with MaskTar(masks, names) if masks is not None else nullcontext() as tar:
         for key, split, probability, truth, models in _maps(manifest, images, drawn, folds, section, device):
             suspicious = probability[list(SUSPICIOUS[classes])].sum(0)
-            predicted = probability.argmax(0).astype(np.uint8)
+            predicted = decide(torch.from_numpy(probability)[None])[0].numpy().astype(np.uint8)
             found = candidates(suspicious)
             scores[key] = found[0].score
             facts: dict[str, Any] = {"class_names": [names[_class_of(one, probability) - 1] for one in found]}
@@ -151,7 +151,7 @@ def _dice_in_windows(
         place = window_at(views, x, y, tuple(options["window"]))
         seen = [whole_image(fold.model, views[(..., *place)], {**options, "sampling": "image"}) for fold in folds]
         predicted = np.zeros(images.image_size, np.uint8)
-        predicted[place] = torch.stack(seen).mean(0)[0].argmax(0).cpu().numpy()
+        predicted[place] = decide(torch.stack(seen).mean(0))[0].cpu().numpy()
         outside = np.full(images.image_size, IGNORE, np.uint8)
         outside[place] = truth[place]
         found |= {lesion.finding_id: lesion_dice(predicted, [lesion], outside)[lesion.finding_id]["dice"]}

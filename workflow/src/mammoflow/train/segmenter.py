@@ -119,7 +119,7 @@ class Segmenter(Learner):
         target, valid = shares(batch["mask"], self.classes)
         probability = whole_image(self.ema.model, to_unit_range(batch["views"]), section)
         loss = segmentation_loss(probability.clamp(min=1e-7).log(), target, valid, section["dice_weight"])
-        return loss.cpu(), hard_dice(probability.argmax(1), batch["mask"], self.classes).cpu()
+        return loss.cpu(), hard_dice(decide(probability), batch["mask"], self.classes).cpu()
 
     def validation_figures(self, loss: Tensor, dice: Tensor) -> dict[str, float]:
         """Means over the images; Dice over those that hold a lesion."""
@@ -187,6 +187,16 @@ def hard_dice(predicted: Tensor, mask: Tensor, classes: int) -> Tensor:
     dice = 2 * (truth * drawn).sum((2, 3)) / (sizes + drawn.sum((2, 3))).clamp(min=1)
     present = sizes > 0
     return torch.where(present, dice, 0).sum(1) / present.sum(1)  # 0 / 0 is NaN
+
+
+def decide(probability: Tensor) -> Tensor:
+    """Class indices (N, H, W) of class probabilities (N, K, H, W): a lesion where all lesion classes together are at
+    least as probable as background, then the most probable of them.
+
+    The highest class alone would call a pixel background that is surely a lesion, benign or malignant half each.
+    """
+    lesion = 1 + probability[:, 1:].argmax(1)
+    return torch.where(probability[:, 0] > 0.5, 0, lesion)
 
 
 def whole_image(model: nn.Module, views: Tensor, section: dict[str, Any]) -> Tensor:
