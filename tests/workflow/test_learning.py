@@ -9,9 +9,9 @@ from workflow.harness import make_workflow
 
 pytestmark = [pytest.mark.workflow, pytest.mark.slow]
 
-# Below what a single fold reached when the curriculum was made (docs/benchmarks.md): arithmetic differs by machine. The
-# benchmark holds the same runs to curriculum.WANTED.
-LEAST = {curriculum.AUC: 0.7, curriculum.HEAT: 0.7, curriculum.DICE: 0.65, curriculum.HITS: 0.8}
+# Below what was reached when the curriculum was made (docs/benchmarks.md): arithmetic differs by machine. The benchmark
+# holds the same runs to curriculum.WANTED.
+LEAST = {curriculum.AUC: 0.75, curriculum.HEAT: 0.7, curriculum.DICE: 0.7, curriculum.HITS: 0.8}
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +30,11 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, curriculum.N
 @pytest.mark.parametrize("name", LEAST)
 def test_what_is_there_is_learned(measured: dict[str, curriculum.Number], name: str) -> None:
     assert measured[name]["value"] >= LEAST[name], measured[name]
+
+
+@pytest.mark.parametrize("level", ["breast", "image"])
+def test_the_classifier_is_clearly_above_chance(measured: dict[str, curriculum.Number], level: str) -> None:
+    assert measured[f"classify: AUC of {level}s"]["low"] > curriculum.CHANCE
 
 
 @pytest.mark.parametrize("level", ["breast", "image"])
