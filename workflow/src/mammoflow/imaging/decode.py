@@ -29,6 +29,7 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
+    RLELossless,
 )
 
 from mammoflow.imaging import header as headers
@@ -295,11 +296,14 @@ def _decode(
 def decode_frame(ds: pydicom.Dataset, syntax: UID, index: int, plugin: str) -> NDArray[np.integer]:
     """Stored pixels of one frame, in native byte order, by one plugin of pydicom (``""``: no compression)."""
     decoder = pydicom.pixels.get_decoder(syntax)
-    if plugin == plugins.NAME:
-        # pydicom's array would be a copy of the plugin's: with the largest films, the peak of the memory.
+    if plugin == plugins.NAME or syntax == RLELossless:
+        # pydicom's array would be a copy of the plugin's: with the largest films, the peak of the memory. It would
+        # differ where signs need correction, which this plugin does by itself and which RLE never needs.
         buffer, facts = decoder.as_buffer(ds, index=index, decoding_plugin=plugin)
-        kind = np.dtype(f"{'ui'[facts['pixel_representation']]}{facts['bits_allocated'] // 8}")
-        return np.frombuffer(buffer, kind).reshape(facts["rows"], facts["columns"])
+        order = "<" if syntax == RLELossless else "="  # pydicom's decoders write RLE as DICOM does, imagecodecs as C
+        kind = np.dtype(f"{order}{'ui'[facts['pixel_representation']]}{facts['bits_allocated'] // 8}")
+        pixels = np.frombuffer(buffer, kind).reshape(facts["rows"], facts["columns"])
+        return np.ascontiguousarray(pixels, dtype=kind.newbyteorder("="))
     # Unused bits are masked by the grey-scale table, for free; here it would cost two passes and a copy.
     pixels, _ = decoder.as_array(
         ds, index=index, raw=True, decoding_plugin=plugin, correct_unused_bits=False, view_only=True
