@@ -1,4 +1,4 @@
-"""The conversion benchmark runs, and writes its own section only. How fast anything is, is not judged here."""
+"""The benchmarks run, and write their own sections only. How fast anything is, is not judged here."""
 
 import os
 import re
@@ -43,3 +43,19 @@ def test_the_feed_benchmark_writes_its_section(tmp_path, repository):
         assert float(row[1]) > 0
         assert float(row[4]) > 0
     assert re.search(r"working images of 320 x 160: \d+ images/s with 1 thread", text)
+
+
+@pytest.mark.slow
+def test_planning_at_full_size_stays_within_its_memory(repository):
+    """The full archives and twenty times them, planned whole and for one archive, with and without work to do."""
+    environment = {**os.environ, "PYTHONPATH": str(repository / "workflow" / "src")}
+    command = [sys.executable, repository / "benchmarks" / "scale.py", "--repeats", "1", "--layouts", "20 minutes"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = [line.strip("|").split("|") for line in done.stdout.splitlines() if line.startswith("| 20 minutes")]
+    jobs = {(row[1].strip(), row[3].strip()): int(row[2]) for row in rows}
+    assert set(jobs) == {(size, target) for size in ("x1", "x20") for target in ("everything", "rsna")}
+    assert jobs["x20", "everything"] > 5 * jobs["x1", "everything"]
+    for row in rows:
+        assert int(row[5]) < 250  # MB, dry run
+        assert int(row[7]) < 250  # MB, nothing to do
