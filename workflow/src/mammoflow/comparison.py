@@ -7,11 +7,10 @@ from typing import Any
 import pandas as pd
 
 from mammoflow import bootstrap, delong, tables
-from mammoflow.bootstrap import too_few
 from mammoflow.errors import UserError
 from mammoflow.files import read_json
 from mammoflow.levels import LEVELS, scored_units
-from mammoflow.measure import curve, measure, metric_difference, per_class
+from mammoflow.measure import curve, measure, metric_difference
 
 MODELS = ["image", "fused", "metadata"]
 
@@ -125,8 +124,6 @@ def _compare_units(
                 if metric == "auc" and difference["value"] is not None:
                     scores = [units[which][model].to_numpy(float) for which in (run, first)]
                     labels = units[first]["label"].to_numpy(int)
-                    few = too_few("auc", per_class(kept[first][0]))
-                    tested = None if few else delong.difference(labels, *scores, groups, options["confidence"])
-                    difference["delong"] = tested
+                    difference["delong"] = delong.difference(labels, *scores, groups, options["confidence"])
                 row = {"run": run.name, "reference": first.name, "metric": metric}
                 found["differences"].append({**place, **row, **difference})

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm, rankdata
 
+from mammoflow.bootstrap import MIN_PATIENTS
+
 
 def auc_covariance(labels: NDArray, scores: NDArray, groups: NDArray) -> tuple[NDArray, NDArray]:
     """AUCs ``(m,)`` of ``m`` scores on the same units, and their covariance ``(m, m)``.
@@ -46,7 +48,12 @@ def _sum_by(codes: NDArray, values: NDArray, size: int) -> NDArray:
 
 
 def interval(labels: NDArray, scores: NDArray, groups: NDArray, confidence: float) -> dict[str, Any] | None:
-    """``{"low", "high"}`` of one AUC by the normal approximation, cut to 0..1; None where it has no variance."""
+    """``{"low", "high"}`` of one AUC by the normal approximation, cut to 0..1.
+
+    None where it has no variance, and below ``MIN_PATIENTS`` in a class: no variance is known from so few.
+    """
+    if _too_few(labels, groups):
+        return None
     aucs, covariance = auc_covariance(labels, scores, groups)
     found = _normal(float(aucs[0]), float(covariance[0, 0]), confidence)
     return found and {"low": max(0.0, found["low"]), "high": min(1.0, found["high"])}
@@ -55,12 +62,19 @@ def interval(labels: NDArray, scores: NDArray, groups: NDArray, confidence: floa
 def difference(
     labels: NDArray, first: NDArray, second: NDArray, groups: NDArray, confidence: float
 ) -> dict[str, Any] | None:
-    """``{"low", "high", "p"}`` of AUC(first) - AUC(second), paired, two-sided; None where it has no variance."""
+    """``{"low", "high", "p"}`` of AUC(first) - AUC(second), paired, two-sided; None as in :func:`interval`."""
+    if _too_few(labels, groups):
+        return None
     aucs, covariance = auc_covariance(labels, np.stack([first, second]), groups)
     contrast = np.array([1.0, -1.0])
     value, variance = float(contrast @ aucs), float(contrast @ covariance @ contrast)
     found = _normal(value, variance, confidence)
     return found and {**found, "p": float(2 * norm.sf(abs(value) / np.sqrt(variance)))}
+
+
+def _too_few(labels: NDArray, groups: NDArray) -> bool:
+    positive, groups = np.asarray(labels) == 1, np.asarray(groups, dtype=str)
+    return any(len(np.unique(groups[member])) < MIN_PATIENTS for member in (positive, ~positive))
 
 
 def _normal(value: float, variance: float, confidence: float) -> dict[str, float] | None:

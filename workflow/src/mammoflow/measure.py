@@ -86,16 +86,14 @@ def measure(
 
     trials = _patients_per_proportion(rows["group_id"], labels, scores, threshold)
     block["metrics"], replicates = bootstrap.summarise(
-        all_metrics, resampler, options["confidence"], positives, negatives, trials, per_class(block)
+        all_metrics, resampler, options["confidence"], positives, negatives, trials, _per_class(block)
     )
     if block["metrics"].get("auc", {}).get("value") is not None:
-        few = bootstrap.too_few("auc", per_class(block))
-        interval = None if few else delong.interval(labels, scores, rows["group_id"], options["confidence"])
-        block["metrics"]["auc"]["delong"] = interval
+        block["metrics"]["auc"]["delong"] = delong.interval(labels, scores, rows["group_id"], options["confidence"])
     return {**block, "reason": None if positives and negatives else "one class only"}, replicates
 
 
-def per_class(block: dict[str, Any]) -> tuple[int, int]:
+def _per_class(block: dict[str, Any]) -> tuple[int, int]:
     """Patients with a positive and with a negative unit, from a block of :func:`measure`."""
     return block["n_patients_positive"], block["n_patients_negative"]
 
@@ -152,7 +150,7 @@ def paired(
         counts = {name: kept[first][0][name] for name in ("n_units", "n_positive", "n_patients", "small")}
         place = {"level": level, "split": split, "first": first, "second": second, "metric": "auc", **counts}
         found.append({**place, **metric_difference("auc", kept[first], kept[second], confidence), "delong": None})
-        if found[-1]["value"] is not None and not bootstrap.too_few("auc", per_class(kept[first][0])):
+        if found[-1]["value"] is not None:
             scores = [rows[name].to_numpy(float) for name in (first, second)]
             found[-1]["delong"] = delong.difference(rows["label"].to_numpy(int), *scores, rows["group_id"], confidence)
     return found
@@ -172,7 +170,7 @@ def metric_difference(
     if missing:
         return {"value": None, "low": None, "high": None, "dropped": 0, "reason": f"not defined: {missing[0]}"}
     value = numbers[0]["value"] - numbers[1]["value"]
-    if few := bootstrap.too_few(metric, per_class(first[0])):
+    if few := bootstrap.too_few(metric, _per_class(first[0])):
         return {"value": value, "low": None, "high": None, "dropped": 0, "reason": few}
     return bootstrap.difference(first[1][metric], second[1][metric], value, confidence)
 
