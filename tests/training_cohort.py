@@ -1,12 +1,44 @@
 """A small synthetic cohort for the tests of packing and training: breasts with and without a bright, boxed lesion."""
 
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pandas as pd
+import pytest
+import torch
 
-from mammoflow import files, tables
+from mammoflow import files, pack, tables
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Within, torch computes in one thread, here and in programs that are started: sums depend on how they are split.
+    What handled a signal before handles it afterwards; a training puts its own in place."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
+    torch.set_num_threads(before)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def pack_cohort(cohort: Path, store: Path, out: Path) -> None:
+    """The pack of a cohort that :func:`write_cohort` wrote, in its own size."""
+    pack.pack(tables.read(cohort / "manifest.parquet", "manifest"), store, out, (64, 32))
+
+
+def packed_cohort(root: Path) -> tuple[Path, Path]:
+    """(cohort, pack) directories of 40 patients below ``root``."""
+    cohort, store = write_cohort(root)
+    pack_cohort(cohort, store, root / "pack")
+    return cohort, root / "pack"
 
 
 def write_cohort(

@@ -16,7 +16,7 @@ from mammoflow.train import command, export_model, onnx_graph
 from mammoflow.train.model import normalise
 from mammoflow.train.predict import load_fold, score_units
 from mammoflow.train.units import build_units
-from training_cohort import write_cohort
+from training_cohort import one_thread, pack_cohort, write_cohort
 
 SECTION = {
     "cohort": "synthetic", "encoder": "test_resnet", "image_size": [64, 32], "epochs": 1, "batch_size": 8,
@@ -28,13 +28,9 @@ DRAWN = {"task": "segment", "segment": {
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
+def same_threads():
+    with one_thread():
         yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +43,7 @@ def results(tmp_path_factory):
     shutil.move(written, cohort)
     files.write_yaml(root / "config.yaml", {"data": str(root / "data"), "convert": {}})
     images = root / "packs" / "synthetic-64x32"
-    pack.pack(tables.read(cohort / "manifest.parquet", "manifest"), store, images, (64, 32))
+    pack_cohort(cohort, store, images)
     for name, changes in (("demo", {}), ("drawn", DRAWN)):
         section = settings.resolve_section("run", SECTION | changes)
         command.train(name, 0, cohort, images, section, 1, root / "runs" / name / "0")

@@ -15,7 +15,7 @@ from mammoflow.cli import main
 from mammoflow.errors import UserError
 from mammoflow.train import command, from_run, pseudo
 from mammoflow.train.pseudo import Pseudo
-from training_cohort import write_cohort
+from training_cohort import one_thread, packed_cohort, write_cohort
 
 COMMON = {
     "cohort": "synthetic",
@@ -32,22 +32,15 @@ CLASSIFY = COMMON | {"epochs": 1}
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
+def same_threads():
+    with one_thread():
         yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """(cohort, pack) directories of 40 patients: every second left breast holds a boxed bright square."""
-    root = tmp_path_factory.mktemp("data")
-    cohort, store = write_cohort(root)
-    pack.pack(tables.read(cohort / "manifest.parquet", "manifest"), store, root / "pack", (64, 32))
-    return cohort, root / "pack"
+    return packed_cohort(tmp_path_factory.mktemp("data"))
 
 
 def fit(data, out, values, *, name="run", fold=0, sources=(), labels=None):

@@ -26,7 +26,7 @@ from mammoflow.train.model import BreastModel, make_encoder
 from mammoflow.train.recorder import InterruptedTraining
 from mammoflow.train.segmenter import SegmentModel
 from mammoflow.train.units import build_units
-from training_cohort import write_cohort
+from training_cohort import one_thread, write_cohort
 
 AUXILIARY = {"density": 0.3, "birads": 0.1, "age": 0.2, "view": 0.3}
 SECTION = {
@@ -45,16 +45,9 @@ STEPS = 3  # per epoch
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
+def same_threads():
+    with one_thread():
         yield
-    torch.set_num_threads(before)
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="module")

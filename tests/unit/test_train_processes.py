@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from mammoflow import pack, tables
-from training_cohort import write_cohort
+from training_cohort import packed_cohort
 
 SOURCE = Path(__file__).resolve().parents[2] / "workflow" / "src"
 SECTION = {
@@ -32,10 +32,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """(cohort, pack) directories of 40 patients."""
-    root = tmp_path_factory.mktemp("data")
-    cohort, store = write_cohort(root)
-    pack.pack(tables.read(cohort / "manifest.parquet", "manifest"), store, root / "pack", (64, 32))
-    return cohort, root / "pack"
+    return packed_cohort(tmp_path_factory.mktemp("data"))
 
 
 def start(data, out, processes, **changes):

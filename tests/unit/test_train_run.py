@@ -16,7 +16,7 @@ from mammoflow.errors import UserError
 from mammoflow.train import command
 from mammoflow.train.classifier import Classifier
 from mammoflow.train.recorder import InterruptedTraining
-from training_cohort import write_cohort
+from training_cohort import one_thread, packed_cohort
 
 SECTION = {
     "cohort": "synthetic",
@@ -32,26 +32,15 @@ STEPS = 3  # per epoch: 24 breasts outside of a fold, 8 at a time
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Sums depend on how they are split over threads, so all trainings of this file get the same number."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
+def same_threads():
+    with one_thread():
         yield
-    torch.set_num_threads(before)
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """(cohort, pack) directories of 40 patients."""
-    root = tmp_path_factory.mktemp("data")
-    cohort, store = write_cohort(root)
-    pack.pack(tables.read(cohort / "manifest.parquet", "manifest"), store, root / "pack", (64, 32))
-    return cohort, root / "pack"
+    return packed_cohort(tmp_path_factory.mktemp("data"))
 
 
 def fit(data, out, *, fold=0, seed=1, **changes):
