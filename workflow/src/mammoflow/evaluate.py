@@ -15,7 +15,7 @@ import pandas as pd
 
 from mammoflow import bootstrap, lesion_metrics, provenance, settings, tables
 from mammoflow.files import write_json
-from mammoflow.headline import lines
+from mammoflow.headline import lines, thousands
 from mammoflow.lesion_metrics import measure_lesions
 from mammoflow.levels import LEVELS, level_units
 from mammoflow.measure import calibrations, choose_threshold, curve, measure, paired, subgroup_blocks
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
     begin = time.perf_counter()
     blocks, curves, head = evaluate(manifest, predictions, fused, section["evaluate"], args.seed, findings)
     seconds = time.perf_counter() - begin
-    replicates = f"{section['evaluate']['bootstrap']:,}".replace(",", " ")
+    replicates = thousands(section["evaluate"]["bootstrap"])
     print(f"{len(blocks)} sets of units with {replicates} replicates each: {seconds:.1f} s", file=sys.stderr)
     inputs = {"predictions": args.predictions, "fused": args.fused}
     record = provenance.record("evaluate", section, args.seed, args.cohort, inputs)

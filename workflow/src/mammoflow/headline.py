@@ -67,3 +67,8 @@ def in_words(number: dict[str, Any]) -> str:
     if number["low"] is None:
         return f"{number['value']:.3f} (no interval)"
     return f"{number['value']:.3f} ({number['low']:.3f} to {number['high']:.3f})"
+
+
+def thousands(value: int) -> str:
+    """``54 706``."""
+    return f"{value:,}".replace(",", " ")

@@ -18,7 +18,7 @@ from mammoflow.card_facts import LEVELS, MODELS
 from mammoflow.card_limits import limits
 from mammoflow.errors import UserError
 from mammoflow.files import read_json, write_text
-from mammoflow.headline import in_words, select
+from mammoflow.headline import in_words, select, thousands
 from mammoflow.lesions import CLASS_SETS
 from mammoflow.metrics import METRIC_NAMES
 from mammoflow.report.collect import is_synthetic, read_cohort, read_config
@@ -165,8 +165,3 @@ def words(number: dict[str, Any] | None) -> str:
 def brief(number: dict[str, Any] | None) -> str:
     """As :func:`words`, without the reason."""
     return "–" if number is None or number["value"] is None else in_words(number)
-
-
-def thousands(value: int) -> str:
-    """With thin gaps: 54 706."""
-    return f"{value:,}".replace(",", " ")

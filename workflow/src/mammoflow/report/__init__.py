@@ -17,7 +17,7 @@ from mammoflow import __version__, provenance
 from mammoflow.comparison import compare, read_scores
 from mammoflow.errors import UserError
 from mammoflow.files import write_text
-from mammoflow.headline import lines
+from mammoflow.headline import lines, thousands
 from mammoflow.report import page
 from mammoflow.report.collect import read_cohort, read_config, read_dataset, read_run, read_timings
 from mammoflow.report.comparison import comparison_view
@@ -107,7 +107,7 @@ def _environment() -> Environment:
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["thousands"] = lambda value: f"{value:,}".replace(",", " ")
+    environment.filters["thousands"] = thousands
     environment.filters["number"] = lambda value, digits=3, signed=False: (
         "–" if value is None else f"{value:{'+' if signed else ''}.{digits}f}".replace("-", "−")
     )
