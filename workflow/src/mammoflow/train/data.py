@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from mammoflow.lesions import Key
 from mammoflow.pack import PackedImages
 from mammoflow.train.auxiliary import HEADS, bag_targets
-from mammoflow.train.frames import join, read_frames
+from mammoflow.train.frames import collate_frames, read_frames
 from mammoflow.train.units import Unit
 
 TARGET_STRIDE = 8  # pixels per cell of the localisation target; finer than any encoder's features
@@ -88,7 +88,7 @@ def collate(samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
     """
     counts = torch.tensor([len(sample["views"]) for sample in samples])
     return {
-        "views": join([sample["views"] for sample in samples]),
+        "views": collate_frames([sample["views"] for sample in samples]),
         "bag": torch.repeat_interleave(torch.arange(len(samples)), counts),
         "label": torch.tensor([sample["label"] for sample in samples], dtype=torch.float32),
         "index": torch.tensor([sample["index"] for sample in samples]),

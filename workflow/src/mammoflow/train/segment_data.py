@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from mammoflow.lesions import IGNORE, Key, Lesion, class_map
 from mammoflow.pack import PackedImages
-from mammoflow.train.frames import join, read_frames
+from mammoflow.train.frames import collate_frames, read_frames
 
 
 class MarkedImages(Dataset[dict[str, Any]]):
@@ -45,7 +45,7 @@ class MarkedImages(Dataset[dict[str, Any]]):
 def collate_marked(samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
     """``views`` (N, 1, H, W), ``mask`` (N, H, W), ``index`` (N,)."""
     return {
-        "views": join([sample["views"] for sample in samples]),
+        "views": collate_frames([sample["views"] for sample in samples]),
         "mask": torch.cat([sample["mask"] for sample in samples]),
         "index": torch.tensor([sample["index"] for sample in samples]),
     }
