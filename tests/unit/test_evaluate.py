@@ -11,6 +11,7 @@ from sklearn.metrics import brier_score_loss, roc_auc_score
 from mammoflow import bootstrap, evaluate, fuse, headline, levels, measure, settings, tables
 from mammoflow.cli import main
 from mammoflow.errors import UserError
+from mammoflow.report import figures
 from results_tree import cohort_tables, predictions_of
 
 SECTION = settings.resolve_section("run", {"cohort": "pooled", "evaluate": {"bootstrap": 100}})
@@ -188,6 +189,21 @@ def test_curves_end_in_the_corners_and_the_band_holds_the_curve(results):
         x, y = (np.array([point[name] for point in curve["roc"]]) for name in ("fpr", "tpr"))
         inside = [point["low"] - 0.03 <= np.interp(point["fpr"], x, y) <= point["high"] + 0.03 for point in middle]
         assert np.mean(inside) > 0.9
+
+
+@pytest.mark.parametrize(("patients", "known"), [(4, False), (5, True)])
+def test_a_curve_of_few_patients_has_no_band(patients, known):
+    labels = np.repeat([1, 0], [2 * patients, 60])
+    scores = np.random.default_rng(0).normal(labels)
+    rows = pd.DataFrame({"label": labels, "image": scores, "group_id": [f"p{n // 2}" for n in range(len(labels))]})
+    resampler = bootstrap.Resampler.over(rows["group_id"], 100, 0)
+    found = measure.curve(rows, "image", resampler, SECTION["evaluate"])
+    assert found["roc"]
+    assert found["pr"]
+    assert (bool(found["band"]), bool(found["pr_band"])) == (known, known)
+    curve = {"model": "image", **found}
+    assert figures.roc([curve]) is not None
+    assert figures.precision_recall([curve], 0.3) is not None
 
 
 def test_attributes_take_units_from_included_rows_only(cohort):

@@ -206,7 +206,8 @@ def calibrations(
 def curve(rows: pd.DataFrame, model: str, resampler: bootstrap.Resampler, options: dict[str, Any]) -> dict[str, Any]:
     """ROC, precision-recall and reliability points with pointwise intervals; empty lists with a reason where undefined.
 
-    The intervals of ``pr`` and ``reliability`` stand in their points, those of ``roc`` in ``band``.
+    The intervals of ``reliability`` stand in its points, those of ``roc`` and ``pr`` in ``band`` and ``pr_band``, which
+    are empty where a class has fewer than ``bootstrap.MIN_PATIENTS`` patients.
     """
     labels, scores = rows["label"].to_numpy(int), rows[model].to_numpy(float)
     if len(np.unique(labels)) < 2:
@@ -242,11 +243,12 @@ def curve(rows: pd.DataFrame, model: str, resampler: bootstrap.Resampler, option
             patients = rows.loc[bins == position, "group_id"].nunique()
             exact = bootstrap.exact_bound(point["observed"], patients, options["confidence"])
             bars[position] = dict(zip(("low", "high"), exact, strict=True))
+    enough = rows.groupby("label")["group_id"].nunique().min() >= bootstrap.MIN_PATIENTS
     return {
         "roc": [{"fpr": float(fpr[k]), "tpr": float(tpr[k]), "threshold": thresholds[k]} for k in picked],
-        "band": [{"fpr": float(x), **ends} for x, ends in zip(GRID, roc_band, strict=True)],
+        "band": [{"fpr": float(x), **ends} for x, ends in zip(GRID, roc_band, strict=True) if enough],
         "pr": [{"recall": float(tpr[k]), "precision": float(precision[k - 1])} for k in picked if k],
-        "pr_band": [{"recall": float(x), **ends} for x, ends in zip(GRID[1:], pr_band, strict=True)],
+        "pr_band": [{"recall": float(x), **ends} for x, ends in zip(GRID[1:], pr_band, strict=True) if enough],
         "reliability": [{**point, **ends} for point, ends in zip(points, bars, strict=True)],
         "reason": None,
     }

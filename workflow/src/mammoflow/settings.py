@@ -38,7 +38,7 @@ STAGE_VERSIONS = {
     "train": 2,
     "predict": 3,
     "fuse": 1,
-    "evaluate": 3,
+    "evaluate": 4,
     "export": 1,
     "model_card": 1,
     "report": 1,

@@ -203,7 +203,7 @@ def _model_style(curve: dict[str, Any]) -> dict[str, Any]:
 
 
 def _band(axes: Any, band: list[dict[str, float]], x: str, colour: str) -> None:
-    points = pd.DataFrame(band)
+    points = pd.DataFrame(band, columns=[x, "low", "high"], dtype=float)  # empty where patients are few
     axes.fill_between(points[x], points["low"], points["high"], color=colour, alpha=0.14, linewidth=0)
 
 
