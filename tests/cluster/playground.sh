@@ -139,12 +139,14 @@ down() {
     rm -rf "$STATE"
 }
 
-# slurmctld saves its job list some seconds after a change; what it was told since dies with it, here as anywhere.
+# slurmctld saves its job list at most five seconds after a change; what it was told since dies with it, here as anywhere.
+# A file's time is that of a clock that ticks 250 times a second: a job that is saved at once has the time of its save.
 wait_saved() {
-    local newest
+    local newest saved=$STATE/ctld/job_state
     newest=$(ls -td "$STATE"/ctld/hash.*/job.* 2>/dev/null | head -n 1)
-    for _ in $(seq 200); do
-        [ -z "$newest" ] || [ "$STATE/ctld/job_state" -nt "$newest" ] && return
+    for round in $(seq 200); do
+        [ -z "$newest" ] || [ "$saved" -nt "$newest" ] && return
+        [ "$round" -gt 100 ] && ! [ "$newest" -nt "$saved" ] && return # ten seconds, and nothing more was to be saved
         read -rt 0.1 <> <(:) || :
     done
     echo "slurmctld did not save its state; see $STATE/log" >&2
