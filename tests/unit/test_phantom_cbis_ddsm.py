@@ -273,6 +273,15 @@ def test_the_annotated_place_tells_malignant_from_benign(films, kind, feature):
     assert roc_auc_score(own["malignant"], own[feature]) > 0.8
 
 
+def test_density_tells_nothing_of_the_truth_in_any_table_or_split():
+    breasts = [breast for breast in plan(600, 11) if breast.density]
+    for table in ("Mass", "Calc"):
+        for split in ("Training", "Test"):
+            own = [breast for breast in breasts if breast.splits == {table: split}]
+            sick = [any(lesion.malignant for lesion in breast.abnormalities) for breast in own]
+            assert 0.35 < roc_auc_score(sick, [breast.density for breast in own]) < 0.65
+
+
 def test_half_of_the_women_have_cancer_and_both_splits_hold_both_truths():
     breasts = plan(40, 7)
     sick = {breast.patient for breast in breasts if any(lesion.malignant for lesion in breast.abnormalities)}

@@ -4,8 +4,9 @@ The words are those of the four description tables (Lee et al., Sci Data 4:17017
 rare here: patients in both official splits, density 0, subtlety 0, combined words, unread lesions.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from itertools import count, cycle
+from itertools import count
 
 import numpy as np
 
@@ -128,8 +129,13 @@ def plan(patients: int, seed: int) -> list[Breast]:
     turns = {(table, split): count(table == "Calc") for table in ("Mass", "Calc") for split in ("Training", "Test")}
     read = {truth: count() for truth in ASSESSMENTS}
     numbers = sorted(rng.choice(np.arange(1, max(2000, 2 * patients)), patients, replace=False))
+
+    def deal() -> Iterator[int]:
+        while True:  # shuffled anew each time: kind and split come round as well, and would meet the same densities
+            yield from rng.permutation([1, 2, 2, 3, 3, 4]).tolist()
+
     # Dealt apart to malignant and other women: in a small set chance would make density tell the truth.
-    densities = {bad: cycle(rng.permutation([1, 2, 2, 3, 3, 4]).tolist()) for bad in (True, False)}
+    densities = {bad: deal() for bad in (True, False)}
 
     def lesion(table: str, truth: str) -> Abnormality:
         bad = truth == MALIGNANT
