@@ -27,7 +27,7 @@ from mammoflow.headline import in_words, select
 REPOSITORY = Path(__file__).resolve().parents[1]
 CONFIG = REPOSITORY / "config" / "examples" / "curriculum.yaml"
 HEADING = "Phantom curriculum"
-PATIENTS, SEED = {"cbis_ddsm": 300}, 11
+DATASET, WOMEN, SEED = "cbis_ddsm", 600, 11
 LEARNED = ("classify", "control", "segment")
 AUC, HEAT = "classify: AUC of breasts", "classify: the heat map's highest point hits a malignant lesion"
 DICE, HITS = "segment: mean Dice of lesions", "segment: the highest candidate hits a lesion"
@@ -36,10 +36,9 @@ WANTED, CHANCE = {AUC: 0.95, HEAT: 0.8, DICE: 0.7, HITS: 0.8}, 0.5
 Number = dict[str, Any]
 
 
-def draw(data: Path) -> None:
-    """The archives, unless they are there already."""
-    for dataset, patients in PATIENTS.items():
-        phantom.write(dataset, data / dataset, patients, SEED)
+def draw(data: Path, women: int = WOMEN) -> None:
+    """The archive, unless it is there already."""
+    phantom.write(DATASET, data / DATASET, women, SEED)
 
 
 def workflow(work: Path, cores: int) -> None:
@@ -145,11 +144,10 @@ def report(results: Path, config: dict[str, Any]) -> tuple[str, bool]:
         training, everything = cpu_minutes(results, name)
         size = "x".join(map(str, section["image_size"]))
         rows.append(line(name, count[name], size, section["epochs"], f"{training:.1f}", f"{everything:.1f}"))
-    archives = ", ".join(f"{patients} women of {name}" for name, patients in PATIENTS.items())
     head = (
-        f"`python benchmarks/curriculum.py`: {archives}, drawn; settings of `config/examples/curriculum.yaml`; torch "
-        f"{version('torch')}, timm {version('timm')}, Python {platform.python_version()}, "
-        f"{len(os.sched_getaffinity(0))} cores. Intervals are over patients."
+        f"`python benchmarks/curriculum.py`: {WOMEN} women of {DATASET}, drawn; settings of "
+        f"`config/examples/curriculum.yaml`; torch {version('torch')}, timm {version('timm')}, "
+        f"Python {platform.python_version()}, {len(os.sched_getaffinity(0))} cores. Intervals are over patients."
     )
     return "\n".join([head, "", *rows]), met
 

@@ -9,9 +9,10 @@ from workflow.harness import make_workflow
 
 pytestmark = [pytest.mark.workflow, pytest.mark.slow]
 
-# Below what was reached when the curriculum was made (docs/benchmarks.md): arithmetic differs by machine. The benchmark
-# holds the same runs to curriculum.WANTED.
-LEAST = {curriculum.AUC: 0.75, curriculum.HEAT: 0.7, curriculum.DICE: 0.7, curriculum.HITS: 0.8}
+# Half of the benchmark's women, for minutes' sake, teach less; and arithmetic differs by machine. The benchmark holds
+# the same runs to curriculum.WANTED: docs/benchmarks.md.
+WOMEN = curriculum.WOMEN // 2
+LEAST = {curriculum.AUC: 0.8, curriculum.HEAT: 0.65, curriculum.DICE: 0.65, curriculum.HITS: 0.85}
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +22,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, curriculum.N
     config = yaml.safe_load(curriculum.CONFIG.read_text(encoding="utf-8"))
     config["cohorts"] = {"all": config["cohorts"]["all"]}
     config["runs"] = {name: config["runs"][name] for name in curriculum.LEARNED}
-    curriculum.draw(directory / config["data"])
+    curriculum.draw(directory / config["data"], WOMEN)
     make_workflow(directory, **config).run("evaluate")
     runs = directory / config["results"] / "runs"
     return curriculum.measure({name: read_json(runs / name / "evaluate" / "metrics.json") for name in config["runs"]})
