@@ -7,12 +7,14 @@ import shutil
 import numpy as np
 import onnx
 import onnxruntime
+import pandas as pd
 import pytest
 import torch
 
 from mammoflow import files, pack, settings, tables
 from mammoflow.cli import main
 from mammoflow.train import command, export_model, onnx_graph
+from mammoflow.train.auxiliary import AGE_MEAN, AGE_STD
 from mammoflow.train.model import normalise
 from mammoflow.train.predict import load_fold, score_units
 from mammoflow.train.units import build_units
@@ -27,6 +29,9 @@ DRAWN = {"task": "segment", "segment": {
 }}  # fmt: skip
 
 
+TAUGHT = {"auxiliary": {"view": 0.1, "density": 0.1, "age": 0.1, "birads": 0.1}}
+
+
 @pytest.fixture(scope="module", autouse=True)
 def same_threads():
     with one_thread():
@@ -35,7 +40,7 @@ def same_threads():
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """Results with a cohort, its pack, and two runs: `demo` and `drawn`, of one fold each."""
+    """Results with a cohort, its pack, and runs of one fold each: `demo`, `drawn` and `taught`."""
     root = tmp_path_factory.mktemp("results")
     written, store = write_cohort(root, patients=20)
     cohort = root / "cohorts" / "synthetic"
@@ -44,7 +49,13 @@ def results(tmp_path_factory):
     files.write_yaml(root / "config.yaml", {"data": str(root / "data"), "convert": {}})
     images = root / "packs" / "synthetic-64x32"
     pack_cohort(cohort, store, images)
-    for name, changes in (("demo", {}), ("drawn", DRAWN)):
+    manifest = tables.read(cohort / "manifest.parquet", "manifest")
+    number = pd.Series(range(len(manifest)), index=manifest.index)
+    manifest["breast_density"] = (number % 4).map(dict(enumerate(tables.DENSITIES)))
+    manifest["breast_birads"] = (number % 5 + 1).map("BI-RADS {}".format)
+    manifest["age"] = 40 + number
+    tables.write(tables.finish("manifest", manifest), cohort / "manifest.parquet")
+    for name, changes in (("demo", {}), ("drawn", DRAWN), ("taught", TAUGHT)):
         section = settings.resolve_section("run", SECTION | changes)
         command.train(name, 0, cohort, images, section, 1, root / "runs" / name / "0")
     return root
@@ -188,6 +199,28 @@ def test_a_segmentation_of_windows_says_so_and_takes_whole_images_too(results, t
     assert probability.shape == logits.shape == (3, 2, 64, 96)
     np.testing.assert_allclose(probability.sum(1), 1, atol=1e-5)
     assert not (out / "model_card.md").exists()
+
+
+def test_auxiliary_heads_are_outputs_of_their_own(results, tmp_path):
+    out = tmp_path / "taught"
+    assert main(["export-model", str(results / "runs" / "taught"), "--out", str(out)]) == 0
+    record = told(out)
+    assert set(record["outputs"]) == {*OUTPUTS, "mlo_logit", "density_logits", "age_years", "birads_logits"}
+    assert all(set(numbers) == set(record["outputs"]) for numbers in record["folds"][0]["compared"].values())
+
+    directory = results / "runs" / "taught" / "0"
+    model = load_fold(directory, record["folds"][0]["record"], torch.device("cpu")).model
+    views = torch.rand(3, 1, 64, 32, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        expected = model(normalise(views), torch.zeros(3, dtype=torch.int64), 1).auxiliary
+    session = onnxruntime.InferenceSession(out / "0" / "model.onnx")
+    made = dict(zip(record["outputs"], session.run(list(record["outputs"]), {"image": views.numpy()}), strict=True))
+    for head, output in onnx_graph.AUXILIARY.items():
+        shape = [3 if length == "views" else length for length in record["outputs"][output]["shape"]]
+        assert list(made[output].shape) == shape
+        if head != "age":
+            np.testing.assert_allclose(made[output], expected[head].numpy(), atol=1e-4)
+    np.testing.assert_allclose(made["age_years"], AGE_MEAN + AGE_STD * expected["age"][:, 0].numpy(), atol=1e-3)
 
 
 @pytest.mark.parametrize(

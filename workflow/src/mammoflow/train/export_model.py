@@ -22,7 +22,7 @@ from mammoflow.errors import UserError
 from mammoflow.pack import PackedImages
 from mammoflow.train.common import RECORD, WEIGHTS, say, set_threads
 from mammoflow.train.model import to_unit_range
-from mammoflow.train.onnx_graph import GRAPHS, INPUT, OPSET, OUTPUTS, STRIDE, TOLERANCE, compare, export
+from mammoflow.train.onnx_graph import AUXILIARY, GRAPHS, INPUT, OPSET, OUTPUTS, STRIDE, TOLERANCE, compare, export
 from mammoflow.train.predict import load_fold
 
 EXPORT = "export.json"
@@ -184,12 +184,13 @@ def class_names(settings: dict[str, Any]) -> list[str]:
 def describe(record: dict[str, Any], folds: list[dict[str, Any]], on_images: bool) -> dict[str, Any]:
     """The content of export.json. ``on_images``: whether the comparison saw images of the run, too."""
     settings, task = record["settings"], record["settings"]["task"]
+    outputs = [*GRAPHS[task].outputs, *(AUXILIARY[name] for name in settings["auxiliary"])]
     told = {
         "run": record["run"],
         "task": task,
         "notice": "Research only. Not a medical device, not for diagnosis.",
         "input": {**INPUT, "image_size": settings["image_size"]},
-        "outputs": {name: OUTPUTS[name] for name in GRAPHS[task].outputs},
+        "outputs": {name: OUTPUTS[name] for name in outputs},
         "combine": COMBINE[task],
         "opset": OPSET,
         "tolerance": TOLERANCE,

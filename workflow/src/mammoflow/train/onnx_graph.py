@@ -18,6 +18,7 @@ from onnxscript import opset18
 from torch import Tensor, nn
 
 from mammoflow.errors import UserError
+from mammoflow.train.auxiliary import HEADS
 from mammoflow.train.model import BreastModel, normalise
 from mammoflow.train.segmenter import SegmentModel
 
@@ -36,11 +37,17 @@ class BreastGraph(nn.Module):
     def __init__(self, model: BreastModel) -> None:
         super().__init__()
         self.model = model
+        self.outputs = type(self).outputs + tuple(AUXILIARY[name] for name in model.auxiliary)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         bag = torch.zeros(image.shape[0], dtype=torch.int64, device=image.device)
         output = self.model(normalise(image), bag, 1)
-        return output.bags, output.views, torch.sigmoid(output.heat), output.attention, output.shares
+        # Grades stay log-odds: a threshold within the runtimes' tolerance would be another grade in one of them.
+        taught = [
+            HEADS[name].values(logits) if HEADS[name].grades is None else logits
+            for name, logits in output.auxiliary.items()
+        ]
+        return output.bags, output.views, torch.sigmoid(output.heat), output.attention, output.shares, *taught
 
 
 class SegmentGraph(nn.Module):
@@ -57,6 +64,7 @@ class SegmentGraph(nn.Module):
         return logits.softmax(1), logits
 
 
+AUXILIARY = {"density": "density_logits", "birads": "birads_logits", "age": "age_years", "view": "mlo_logit"}
 GRAPHS = {"classify": BreastGraph, "segment": SegmentGraph}
 INPUT = {
     "name": "image",
@@ -84,6 +92,13 @@ OUTPUTS = {
     },
     "attention": {"shape": ["views", 1, "h", "w"], "meaning": "attention on each cell; sums to 1 in each view"},
     "view_share": {"shape": ["views"], "meaning": "share of each view in the attention; sums to 1 over the call"},
+    "density_logits": {"shape": [1, 3], "meaning": "log-odds that the breast is denser than A, than B, than C"},
+    "birads_logits": {
+        "shape": [1, 4],
+        "meaning": "log-odds that the assessment is above BI-RADS 1, above 2, above 3, above 4",
+    },
+    "age_years": {"shape": [1], "meaning": "age"},
+    "mlo_logit": {"shape": ["views", 1], "meaning": "log-odds that the view is MLO and not CC"},
     "probability": {
         "shape": ["views", "classes", "height", "width"],
         "meaning": "probability of each class per pixel, background first",
