@@ -36,7 +36,7 @@ demo: env ## synthetic archives through the whole workflow, to results/demo/repo
 	@$(BIN)/python -m mammoflow headline results/demo
 
 test: env ## every test that needs no root
-	$(BIN)/python -m pytest -m "not cluster and not browser" -n $(CORES) --dist loadfile
+	$(BIN)/python -m pytest -m "not cluster and not browser" -n $(CORES) --dist loadfile --no-loadscope-reorder
 
 test-cluster: env ## as root: the tests on a SLURM that they start (apt-get install slurmctld slurmd slurm-client munge)
 	$(BIN)/python -m pytest tests/cluster -m cluster
