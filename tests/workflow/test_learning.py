@@ -21,7 +21,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, curriculum.N
     directory = tmp_path_factory.mktemp("learning")
     config = yaml.safe_load(curriculum.CONFIG.read_text(encoding="utf-8"))
     config["cohorts"] = {"all": config["cohorts"]["all"]}
-    config["runs"] = {name: config["runs"][name] for name in curriculum.LEARNED}
+    config["runs"] = {name: config["runs"][name] | {"evaluate": {"bootstrap": 500}} for name in curriculum.LEARNED}
     curriculum.draw(directory / config["data"], WOMEN)
     make_workflow(directory, **config).run("evaluate")
     runs = directory / config["results"] / "runs"
