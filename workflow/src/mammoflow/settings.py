@@ -39,7 +39,7 @@ STAGE_VERSIONS = {
     "predict": 3,
     "fuse": 1,
     "evaluate": 4,
-    "export": 1,
+    "export": 2,
     "model_card": 1,
     "report": 1,
 }
