@@ -21,6 +21,7 @@ from mammoflow.imaging.geometry import Geometry
 
 SOURCES = Path(convert.__file__).parents[1]
 SECTION = settings.resolve_section("convert", {"long_side": 200})
+FULL = {"long_side": settings.resolve_section("convert", {})["long_side"]}
 
 
 def image_row(name, path, laterality="L", patient="p1", **more):
@@ -36,6 +37,10 @@ def image_row(name, path, laterality="L", patient="p1", **more):
         "use": "labelled",
         **more,
     }
+
+
+def files_below(directory):
+    return {path for path in directory.rglob("*") if path.is_file()}
 
 
 def table(rows):
@@ -201,6 +206,28 @@ def test_an_absent_file_and_a_text_file_are_rows_too(archive, tmp_path):
     assert list(ledger["status"]) == ["failed", "ok", "failed"]
     assert ledger["error"][0].startswith("UnreadableFile: image0.dcm: No such file")
     assert pd.isna(ledger["source_size"][0])
+
+
+def test_an_archive_out_of_sight_stops_the_run_and_costs_no_finished_picture(archive, tmp_path, capsys):
+    """Another node, or another user of a shared store, sees the archive and counts on the pictures."""
+    root, images = archive
+    tables.write(images, tmp_path / "0000-of-0001.csv")
+    command = shard_command(root, tmp_path / "0000-of-0001.csv", tmp_path)
+    assert cli.main(command) == 0
+    finished = files_below(tmp_path / "store") | files_below(tmp_path / "out")
+    assert len(finished) == 4
+    for hide in (lambda: root.rename(tmp_path / "away"), root.mkdir):  # no mount point; an empty one
+        hide()
+        assert cli.main(command) == 2
+        assert f"{root} holds none of the 3 images of 0000-of-0001.csv" in capsys.readouterr().err
+        assert files_below(tmp_path / "store") | files_below(tmp_path / "out") == finished
+    root.rmdir()
+    (tmp_path / "away").rename(root)
+    (root / "image0.dcm").rename(tmp_path / "image0.dcm")  # one file is lost: a row, but its picture was right
+    counts = run(root, images, tmp_path / "store", capsys, **FULL)[1]
+    assert counts == {"done": "0", "reused": "2", "failed": "1"}
+    (tmp_path / "image0.dcm").rename(root / "image0.dcm")
+    assert run(root, images, tmp_path / "store", capsys, **FULL)[1] == {"done": "0", "reused": "3", "failed": "0"}
 
 
 def test_a_store_that_cannot_be_written_stops_the_run(archive, tmp_path):

@@ -369,3 +369,8 @@ def test_the_command_line(archive, tmp_path, capsys):
     tables.write(findings_table(finding_row("f1")).iloc[:0], tmp_path / "0000-of-0001.findings.csv")
     assert cli.main(command) == 0
     assert len(tables.read(tmp_path / "crop.parquet", "crop_ledger")) == 0
+    tables.write(findings_table(finding_row("f1")), tmp_path / "0000-of-0001.findings.csv")
+    root.rename(tmp_path / "away")
+    assert cli.main(command) == 2
+    assert f"{root} holds none of the" in capsys.readouterr().err
+    assert (tmp_path / "store" / row["path"]).is_file()

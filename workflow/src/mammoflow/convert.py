@@ -5,6 +5,7 @@ store, or ``failed`` with the reason. A second call decodes only what is missing
 """
 
 import argparse
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -51,6 +52,7 @@ def add_pool_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     settings = config.parse_section("convert", args.settings)
     images = read_shard(args.shard, args.dataset)
+    require_archive(args.root, images, args.shard)
     label = f"convert {args.dataset} {args.shard.stem}"
     with (
         job_record(args.ledger, f"convert {args.dataset}", len(images)) as watch,
@@ -95,6 +97,20 @@ def read_shard(path: Path, dataset: str) -> list[plain.Row]:
     return sorted(images, key=lambda image: (image["path"], image["image_id"]))
 
 
+def require_archive(root: Path, images: Sequence[plain.Row], shard: Path) -> None:
+    """Raise UserError where not one of the shard's images is below ``root``.
+
+    The inventory saw them all, so here the archive is not mounted, or it was moved: another node may see it, and
+    nothing may be written down as damaged.
+    """
+    if images and not any((root / image["path"]).is_file() for image in images):
+        raise UserError(
+            f"{root} holds none of the {len(images)} images of {shard.name}, as {os.uname().nodename} sees it: mount "
+            "the archive there, correct `data` or `datasets.<name>.root`, or, if the files were moved on purpose, list "
+            "the archive again (snakemake -R list_archive)"
+        )
+
+
 def convert_images(
     dataset: str,
     images: Sequence[plain.Row],
@@ -133,9 +149,8 @@ def convert_image(
 
     Returns ``done``, ``reused`` or ``failed``, and the ledger row.
     """
-    path = root / image["path"]
     relative = store_path(image, recipe)
-    inputs = {"recipe": recipe, **{name: image[name] for name in TABLE_INPUTS}, **stat_key(path)}
+    inputs = png_inputs(image, root, recipe)
     if (kept := store.reusable_row(store_root / relative, inputs)) is not None:
         return "reused", kept
     started = time.perf_counter()
@@ -156,11 +171,15 @@ def convert_image(
 def fail_image(
     image: dict[str, Any], error: DecodeError, root: Path, store_root: Path, recipe: str
 ) -> tuple[str, dict[str, Any]]:
-    """``failed`` and the ledger row of one row of an ``images`` table, whose PNG, if any, is deleted."""
+    """``failed`` and the ledger row of one row of an ``images`` table. A PNG made from other bytes is deleted."""
     if not isinstance(error, StoreUnwritable):
-        # What lies there was made from other bytes, and no ledger names it any more.
-        (store_root / store_path(image, recipe)).unlink(missing_ok=True)
+        store.forget_stale(store_root / store_path(image, recipe), png_inputs(image, root, recipe))
     return "failed", failed_row(ledger_base(image, recipe), error, root / image["path"])
+
+
+def png_inputs(image: dict[str, Any], root: Path, recipe: str) -> dict[str, Any]:
+    """What the PNG of one row of an ``images`` table is made from, with the file's key as it is now."""
+    return {"recipe": recipe, **{name: image[name] for name in TABLE_INPUTS}, **stat_key(root / image["path"])}
 
 
 def store_path(image: dict[str, Any], recipe: str) -> str:

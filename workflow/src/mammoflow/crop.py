@@ -17,7 +17,7 @@ import numpy as np
 from mammoflow import roi, tables
 from mammoflow import rows as plain
 from mammoflow import settings as config
-from mammoflow.convert import TABLE_INPUTS, add_pool_options, read_shard, stat_key, writing
+from mammoflow.convert import add_pool_options, png_inputs, read_shard, require_archive, stat_key, writing
 from mammoflow.datasets import archive
 from mammoflow.datasets.catalog import IntensityRule
 from mammoflow.errors import UserError
@@ -46,6 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     settings = config.parse_section("crop", args.settings)
     images = read_shard(args.shard, args.dataset)
+    require_archive(args.root, images, args.shard)
     findings = plain.read_csv(args.findings, "findings")
     label = f"crop {args.dataset} {args.shard.stem}"
     located = sum(finding["geometry"] != "none" for finding in findings)
@@ -100,7 +101,7 @@ def crop_findings(
         return crop_image(*job, root, store_root, settings, rule, recipe)
 
     def blame(job: tuple[plain.Row, list[plain.Row]], error: DecodeError) -> list[Result]:
-        return [_failed(finding, recipe, store_root, error) for finding in job[1]]
+        return [_failed(finding, _inputs(job[0], finding, root, recipe), store_root, error) for finding in job[1]]
 
     work_ahead = reading_ahead(work, jobs, threads, lambda job: root / job[0]["path"])
     with store.tidy(store_root, (_relative(finding, recipe) for _, group in jobs for finding in group)):
@@ -130,7 +131,7 @@ def crop_image(
     try:
         stored = read_listed(image, root)
     except DecodeError as error:
-        return results + [_failed(finding, recipe, store_root, error) for finding, _ in pending]
+        return results + [_failed(finding, inputs, store_root, error) for finding, inputs in pending]
     extremes, _ = intensity.image_facts(stored.pixels, stored.header)
     table = grey_table(stored, {**_INTENSITY, "bits": settings["bits"]}, rule, extremes)
     for finding, inputs in pending:
@@ -139,7 +140,7 @@ def crop_image(
             box, marked, flags = locate(finding, root, stored.pixels.shape, settings["outline"] != "ignore")
             window, cut = cut_window(box, stored, settings, image["pixel_spacing_mm"])
         except DecodeError as error:
-            results.append(_failed(finding, recipe, store_root, error))
+            results.append(_failed(finding, inputs, store_root, error))
             continue
         x0, y0, x1, y1 = window
         flags = (*stored.flags, *table.flags, *flags, *cut)
@@ -220,8 +221,7 @@ def _kept(store_root: Path, finding: dict[str, Any], inputs: dict[str, Any], rec
 def _inputs(image: dict[str, Any], finding: dict[str, Any], root: Path, recipe: str) -> dict[str, Any]:
     mask = stat_key(root / finding["mask_path"]) if finding["mask_path"] is not None else None
     annotation = {name: finding[name] for name in ("geometry", "xmin", "ymin", "xmax", "ymax", "points")}
-    listed = {name: image[name] for name in TABLE_INPUTS}
-    return {"recipe": recipe, **listed, **stat_key(root / image["path"]), "mask": mask, **annotation}
+    return {**png_inputs(image, root, recipe), "mask": mask, **annotation}
 
 
 def _base(finding: dict[str, Any], recipe: str) -> dict[str, Any]:
@@ -233,8 +233,9 @@ def _relative(finding: dict[str, Any], recipe: str, kind: str = "") -> str:
     return path.removesuffix(".png") + f".{kind}.png" if kind else path
 
 
-def _failed(finding: dict[str, Any], recipe: str, store_root: Path, error: DecodeError) -> Result:
+def _failed(finding: dict[str, Any], inputs: dict[str, Any], store_root: Path, error: DecodeError) -> Result:
+    recipe = inputs["recipe"]
     if not isinstance(error, StoreUnwritable):
         for kind in ("", "outline"):
-            (store_root / _relative(finding, recipe, kind)).unlink(missing_ok=True)
+            store.forget_stale(store_root / _relative(finding, recipe, kind), inputs)
     return "failed", {**_base(finding, recipe), "status": "failed", "error": error.word}

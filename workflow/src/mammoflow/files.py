@@ -49,11 +49,12 @@ def replacing(path: Path, mode: str = "wb", **open_options: Any) -> Iterator[Any
 def sweep(directory: Path, name: str = "") -> None:
     """Delete the temporary files that killed processes left in ``directory``, for the file ``name`` or for any.
 
-    A file is left over when its process, named in it, runs no more; of another machine, when it is a day old.
+    A file is left over when its process, named in it, runs no more; of another machine, when it is a day old. What may
+    not be deleted stays: it may be another user's, in a shared store, and disturbs nobody.
     """
     for path in Path(directory).glob(f".{glob.escape(name[:80])}*{_TEMPORARY}"):
         machine, _, number = path.name.removesuffix(_TEMPORARY).rpartition(".")[0].rpartition("-")
-        with suppress(FileNotFoundError):  # another process sweeps as well
+        with suppress(OSError):  # another process sweeps as well; or it is not ours
             if machine.endswith(f".{_MACHINE}") and number.isdecimal():
                 left_over = not _runs(int(number))
             else:

@@ -41,6 +41,16 @@ def reusable_row(path: Path, inputs: dict[str, Any]) -> dict[str, Any] | None:
     return row
 
 
+def forget_stale(path: Path, inputs: dict[str, Any]) -> None:
+    """Delete the PNG at ``path`` if it was made from something else than ``inputs``, which hold the source's key.
+
+    Without a source to look at nothing is deleted: it may only be out of sight of this machine, and another job, or
+    another user of a shared store, counts on the PNG.
+    """
+    if inputs["source_size"] is not None and reusable_row(path, inputs) is None:
+        path.unlink(missing_ok=True)
+
+
 def save(path: Path, pixels: NDArray[np.unsignedinteger], row: dict[str, Any], inputs: dict[str, Any]) -> None:
     """Write the PNG atomically, over whatever older one lies there.
 
