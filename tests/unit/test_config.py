@@ -93,3 +93,14 @@ def test_recipe_depends_on_values_not_on_order(side: int, crop: bool) -> None:
     assert one == settings.recipe("convert", {"crop": crop, "long_side": side})
     assert one != settings.recipe("convert", {"crop": not crop, "long_side": side})
     assert one != settings.recipe("crop", {"long_side": side, "crop": crop})
+
+
+@pytest.mark.parametrize("place", ["~/store", "$SCRATCH/store", "/scratch/${USER}"])
+def test_a_place_that_only_a_shell_would_understand_is_refused(place: str) -> None:
+    with pytest.raises(UserError, match=r"config.store: no shell reads .* write the whole path"):
+        settings.resolve({"store": place})
+
+
+def test_a_slash_at_the_end_names_the_same_place() -> None:
+    assert settings.resolve({"results": "out/"})["results"] == "out"
+    assert settings.resolve({"data": "/"})["data"] == "/"

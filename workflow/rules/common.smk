@@ -239,6 +239,12 @@ def run_settings_all(wildcards):
     return as_json(config["runs"][wildcards.run])
 
 
+def gpu_jobs(wildcards):
+    """1 where the job would take this machine's GPU, for a cap such as that of profiles/local. Clusters count GPUs."""
+    wanted = config["runs"][wildcards.run]["accelerator"] != "cpu"
+    return int(wanted and any(Path("/dev").glob("nvidia[0-9]*")))
+
+
 def run_processes(wildcards):
     return config["runs"][wildcards.run]["processes"]
 

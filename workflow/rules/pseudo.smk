@@ -76,6 +76,7 @@ rule pseudo_label:
     resources:
         mem_mb=memory_mb(4000),
         runtime=runtime_minutes(240),
+        gpu_jobs=gpu_jobs,
     params:
         cohort=subpath(input.digest, parent=True),
         unlabelled=subpath(input.unlabelled, parent=True),

@@ -41,6 +41,7 @@ rule train_fold:
     resources:
         mem_mb=memory_mb(6000),
         runtime=runtime_minutes(1440),
+        gpu_jobs=gpu_jobs,
     params:
         launcher=train_launcher,
         processes=run_processes,
@@ -89,6 +90,7 @@ rule predict_run:
     resources:
         mem_mb=memory_mb(4000),
         runtime=runtime_minutes(240),
+        gpu_jobs=gpu_jobs,
     params:
         cohort=subpath(input.digest, parent=True),
         pack=subpath(input.pack, parent=True),

@@ -27,17 +27,17 @@ SCHEMA_PATH = Path(__file__).resolve().parents[2] / "schemas" / "config.schema.y
 # Raise a number when the same settings give different results: it enters the recipe, so that everything made by the
 # older code is made anew.
 STAGE_VERSIONS = {
-    "inventory": 1,
+    "inventory": 2,
     "shard": 1,
     "convert": 3,
     "crop": 4,
     "manifest": 3,
     "cohort": 2,
     "pack": 1,
-    "pseudo": 1,
-    "train": 2,
-    "predict": 3,
-    "fuse": 1,
+    "pseudo": 2,
+    "train": 3,
+    "predict": 4,
+    "fuse": 2,
     "evaluate": 4,
     "export": 2,
     "model_card": 1,
@@ -57,7 +57,15 @@ def resolve(config: dict[str, Any], where: str = "config") -> dict[str, Any]:
 
     Raises UserError with the key's path, what is wrong and what is allowed.
     """
-    return _resolve(config, schema(), where)
+    resolved = _resolve(config, schema(), where)
+    for name in ("data", "results", "store"):
+        place = resolved[name]
+        if place.startswith("~") or "$" in place:
+            raise UserError(
+                f"{where}.{name}: no shell reads {place!r}, so a directory would have that name: write the whole path"
+            )
+        resolved[name] = place.rstrip("/") or "/"  # a rule's file is named <results>/...
+    return resolved
 
 
 def resolve_section(name: str, values: dict[str, Any]) -> dict[str, Any]:
