@@ -31,7 +31,7 @@ from mammoflow.train.common import loader_options
 from mammoflow.train.data import Units, collate
 from mammoflow.train.model import to_unit_range
 from mammoflow.train.sampler import GlobalBatches
-from mammoflow.train.units import build_units
+from mammoflow.train.units import build_units, participants
 
 LARGER = 1.25  # working images than the pack's: 2560 x 1280, the breast's crop of a large detector
 DRAWN = 8  # breasts; the other pictures are these with grain of their own
@@ -161,7 +161,7 @@ def usual(scratch: Path, workers: int) -> DataLoader:
 def packed(directory: Path, manifest: pd.DataFrame, workers: int) -> DataLoader:
     """As `mammoflow train` makes it."""
     section = settings.resolve_section("run", {"cohort": "benchmark", "workers": workers, "accelerator": "cpu"})
-    units = PASSES * build_units(manifest, "breast")
+    units = PASSES * build_units(participants(manifest), "breast")
     batches = GlobalBatches([unit.label for unit in units], BATCH, mode="natural")
     return DataLoader(
         Units(units, pack.PackedImages(directory)), batch_sampler=batches, **loader_options(section, collate)

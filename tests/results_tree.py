@@ -82,7 +82,7 @@ def predictions_of(manifest: pd.DataFrame, seed: int, signal: float = 1.5) -> pd
     """Predictions at three levels: ``signal`` standard deviations lie between the classes of images."""
     rng = np.random.default_rng(seed)
     rows = manifest[manifest["split"].notna()]
-    place = ["dataset", "patient_id", "group_id", "split", "fold"]
+    place = ["dataset", "patient_id", "study_id", "group_id", "split", "fold"]
     images = rows[["image_id", "laterality", "view_position", "label_malignant", *place]].copy()
     logit = rng.normal(size=len(rows)) + signal * rows["label_malignant"].to_numpy(float) - 1
     images["score"] = 1 / (1 + np.exp(-logit))
@@ -91,7 +91,7 @@ def predictions_of(manifest: pd.DataFrame, seed: int, signal: float = 1.5) -> pd
     patients = breasts.groupby(place, dropna=False).agg({"label_malignant": "max", "score": "max"}).reset_index()
     images["unit_id"] = images["dataset"] + "|" + images["image_id"]
     breasts["unit_id"] = breasts["dataset"] + "|" + breasts["patient_id"] + "|" + breasts["laterality"]
-    patients["unit_id"] = patients["dataset"] + "|" + patients["patient_id"]
+    patients = patients.assign(unit_id=patients["dataset"] + "|" + patients["patient_id"], study_id=pd.NA)
     levels = zip(["image", "breast", "patient"], [images, breasts, patients], strict=True)
     return tables.finish("predictions", pd.concat([frame.assign(level=level) for level, frame in levels]))
 

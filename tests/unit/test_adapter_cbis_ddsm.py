@@ -199,6 +199,17 @@ def test_images_carry_the_worst_lesion(tmp_path):
     assert images.loc["Calc-Training_P_00003_RIGHT_MLO", "breast_birads"] == "BI-RADS 0"
 
 
+def test_two_exports_of_a_view_show_the_same_film(tmp_path):
+    """The masses of the view stand in one table, its calcification in another: both films show all of them."""
+    write_tables(tmp_path)
+    images = cbis_ddsm.inventory(tmp_path).images.set_index("image_id")
+    masses, calcification = images.loc["Mass-Training_P_00001_LEFT_CC"], images.loc["Calc-Test_P_00001_LEFT_CC"]
+    assert (calcification["pathology"], calcification["label_malignant"]) == ("MALIGNANT", 1)
+    assert calcification["breast_birads"] == "BI-RADS 4"
+    assert (masses["findings_elsewhere"], calcification["findings_elsewhere"]) == (1, 2)
+    assert images["findings_elsewhere"].drop([masses.name, calcification.name]).eq(0).all()
+
+
 def test_identity_density_and_split(tmp_path):
     write_tables(tmp_path)
     listed = cbis_ddsm.inventory(tmp_path)

@@ -328,12 +328,12 @@ def test_calibration_methods_are_fitted_on_val_and_measured_on_test(cohort, resu
 
 
 def test_lesion_sizes_are_in_millimetres_and_the_largest_counts():
-    place = {"dataset": "mias", "study_id": "s", "patient_id": "p"}
+    place = {"dataset": "mias", "study_id": "p", "patient_id": "p"}
     group = {**place, "group_id": "g", "label_policy": "x"}
     images = [
         {**group, "image_id": "a", "laterality": "L", "pixel_spacing_mm": 0.1},
         {**group, "image_id": "b", "laterality": "R"},
-        {**group, "image_id": "c", "laterality": "L", "patient_id": "q"},
+        {**group, "image_id": "c", "laterality": "L", "patient_id": "q", "study_id": "q"},
     ]
     manifest = tables.finish("manifest", pd.DataFrame(images))
     marks = [("a", 10, 10, 60, 90), ("a", 0, 0, 150, 40), ("b", 0, 0, 9, 9)]

@@ -17,7 +17,7 @@ from mammoflow.train import command, export_model, onnx_graph
 from mammoflow.train.auxiliary import AGE_MEAN, AGE_STD
 from mammoflow.train.model import normalise
 from mammoflow.train.predict import load_fold, score_units
-from mammoflow.train.units import build_units
+from mammoflow.train.units import build_units, participants
 from training_cohort import one_thread, pack_cohort, write_cohort
 
 SECTION = {
@@ -105,7 +105,7 @@ def test_onnx_alone_gives_the_scores_of_predict(results, exported):
     record = json.loads((directory / "train.json").read_text())
     images = pack.PackedImages(results / "packs" / "synthetic-64x32")
     manifest = tables.read(results / "cohorts" / "synthetic" / "manifest.parquet", "manifest")
-    test = [unit for unit in build_units(manifest, "breast") if unit.split == "test"]
+    test = [unit for unit in build_units(participants(manifest), "breast") if unit.split == "test"]
     assert len(test) == 8
     model = load_fold(directory, record, torch.device("cpu")).model
     session = onnxruntime.InferenceSession(exported / "0" / "model.onnx")

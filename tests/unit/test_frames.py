@@ -13,7 +13,7 @@ from mammoflow.train.common import JoinedPacks
 from mammoflow.train.data import Units, collate
 from mammoflow.train.frames import join, read_frames
 from mammoflow.train.segment_data import MarkedImages, collate_marked
-from mammoflow.train.units import build_units
+from mammoflow.train.units import build_units, participants
 from training_cohort import write_cohort
 
 
@@ -48,7 +48,7 @@ def test_a_place_of_another_shape_is_refused(packed):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_of_breasts_are_one_piece_in_any_process(packed, workers):
     manifest, images = packed
-    units = build_units(manifest, "breast")
+    units = build_units(participants(manifest), "breast")
     loader = DataLoader(Units(units, images), batch_size=3, collate_fn=collate, num_workers=workers)
     seen = []
     for batch in loader:
@@ -79,7 +79,7 @@ def numbered(samples):
 
 def loader_of(packed, collate_fn=numbered, **changes):
     manifest, images = packed
-    units = build_units(manifest, "breast") * 10
+    units = build_units(participants(manifest), "breast") * 10
     options = {"batch_size": 3, "num_workers": 1, "prefetch_factor": 2, "collate_fn": collate_fn, **changes}
     return DataLoader(Units(units, images), **options), units, images
 
@@ -122,7 +122,7 @@ def test_a_part_of_a_batch_keeps_its_memory(packed):
 
 def test_batches_of_many_sizes_and_a_second_epoch(packed):
     manifest, images = packed
-    units = build_units(manifest, "breast")
+    units = build_units(participants(manifest), "breast")
     sizes = [1, 5, 2, 9, 3] * 5
     batches = [[number % len(units) for number in range(start, start + size)] for start, size in enumerate(sizes)]
     loader = DataLoader(

@@ -305,7 +305,7 @@ def test_breast_table_takes_largest_numbers_and_most_frequent_words():
         {"view_position": "CC", "age": 90, "machine": "z", "exclude_reason": "missing_file"},
     ]
     common = {
-        "dataset": "mias", "study_id": "s", "patient_id": "p", "group_id": "g", "laterality": "L", "label_policy": "x"
+        "dataset": "mias", "study_id": "p", "patient_id": "p", "group_id": "g", "laterality": "L", "label_policy": "x"
     }  # fmt: skip
     manifest = tables.finish(
         "manifest", pd.DataFrame([{**common, "image_id": str(k), **row} for k, row in enumerate(rows)])

@@ -83,7 +83,7 @@ def test_points_inside_an_outline(x, y):
 def manifest_of(**columns):
     count = len(next(iter(columns.values())))
     rows = {"dataset": ["a"] * count, "image_id": [str(k) for k in range(count)], "label_malignant": [0] * count}
-    rows |= {"n_findings": [0] * count, "label_3cat": [None] * count}
+    rows |= {"n_findings": [0] * count, "findings_elsewhere": [0] * count, "label_3cat": [None] * count}
     return pd.DataFrame(rows | columns).convert_dtypes()
 
 
@@ -102,6 +102,9 @@ def test_images_that_may_hide_a_lesion_are_not_background():
         {"dataset": "a", "image_id": "4", "label_malignant": 0, **dict.fromkeys(lesions.OUT_BOX, np.nan)},
     ]).convert_dtypes()  # fmt: skip
     assert fully_marked(manifest, findings).tolist() == [True, False, False, True, False, True, False]
+    # The one that is wholly marked has a lesion more, which its archive lists with another copy of the picture.
+    twin = manifest.assign(findings_elsewhere=pd.array([1, *[0] * 6], dtype="Int64"))
+    assert fully_marked(twin, findings).tolist() == [False, False, False, True, False, True, False]
 
 
 def sections(**changes):

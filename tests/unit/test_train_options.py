@@ -25,7 +25,7 @@ from mammoflow.train.memory import checkpoint_encoder, kept_for_backward
 from mammoflow.train.model import BreastModel, make_encoder
 from mammoflow.train.recorder import InterruptedTraining
 from mammoflow.train.segmenter import SegmentModel
-from mammoflow.train.units import build_units
+from mammoflow.train.units import build_units, participants
 from training_cohort import one_thread, write_cohort
 
 AUXILIARY = {"density": 0.3, "birads": 0.1, "age": 0.2, "view": 0.3}
@@ -327,7 +327,7 @@ def test_grades_are_ordered():
 
 def test_parts_hold_whole_bags(data):
     manifest = tables.read(data[0] / "manifest.parquet", "manifest")
-    units = build_units(manifest, "breast")[:5]
+    units = build_units(participants(manifest), "breast")[:5]
     samples = Units(units, pack.PackedImages(data[1]), auxiliary=image_targets(manifest, HEADS))
     batch = collate([samples[index] for index in range(5)])
     parts = split_bags(batch, 2)

@@ -38,6 +38,7 @@ def breasts(labels, test, rng):
             "unit_id": [f"wdbc|{name}|L" for name in names],
             "dataset": "wdbc",
             "patient_id": names,
+            "study_id": names,
             "group_id": names,
             "laterality": "L",
             "split": split,
@@ -77,13 +78,13 @@ def test_five_fold_auc_is_that_of_the_literature(folds):
 
 def test_evaluate_agrees_and_gives_the_table_its_interval(table, folds):
     fused, summary = folds[0]
-    ids = ["unit_id", "dataset", "patient_id", "group_id", "laterality", "split", "fold", "label_malignant"]
+    ids = ["unit_id", "dataset", "patient_id", "study_id", "group_id", "laterality", "split", "fold", "label_malignant"]
     rows = fused[ids].assign(score=fused["score_image"])
     images = rows.assign(image_id=rows["patient_id"], view_position="CC", unit_id="wdbc|" + rows["patient_id"])
-    patients = rows.assign(laterality=pd.NA, unit_id="wdbc|" + rows["patient_id"])
+    patients = rows.assign(laterality=pd.NA, study_id=pd.NA, unit_id="wdbc|" + rows["patient_id"])
     levels = {"image": images, "breast": rows, "patient": patients}
     predictions = tables.finish("predictions", pd.concat([part.assign(level=name) for name, part in levels.items()]))
-    manifest = images.drop(columns=["score", "unit_id"]).assign(study_id=images["patient_id"], label_policy="none")
+    manifest = images.drop(columns=["score", "unit_id"]).assign(label_policy="none")
     manifest = tables.finish("manifest", manifest)
     blocks, _, head = evaluate(manifest, predictions, fused, OPTIONS, seed=0)
     found = headline.select(blocks, level="breast", split="test", model="fused")[0]

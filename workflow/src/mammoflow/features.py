@@ -50,7 +50,7 @@ IDENTIFIERS = {
     "source_path", "image_path", "roi_path", "mask_path", "md5", "source_sha256", "source_size", "source_mtime_ns",
 }  # fmt: skip
 
-BREAST = ["dataset", "patient_id", "laterality"]
+BREAST = ["dataset", "patient_id", "study_id", "laterality"]
 AGE_BANDS = {"< 40": (0, 40), "40-49": (40, 50), "50-59": (50, 60), "60-69": (60, 70), "70 +": (70, 200)}
 
 
@@ -78,8 +78,11 @@ def check_features(names: list[str], allow_read: bool = False) -> list[str]:
 
 
 def breast_key(frame: pd.DataFrame) -> pd.Series:
-    """``dataset|patient_id|laterality`` of each row; an unknown side is spelled ``NA``, one key per patient."""
-    return frame["dataset"] + "|" + frame["patient_id"] + "|" + frame["laterality"].fillna("NA")
+    """``dataset|study_id|laterality`` of each row: a breast at one exam. An unknown side is spelled ``NA``.
+
+    An exam (study) belongs to one patient. What an earlier exam showed is another sample: its films were normal.
+    """
+    return frame["dataset"] + "|" + frame["study_id"] + "|" + frame["laterality"].fillna("NA")
 
 
 def breast_table(manifest: pd.DataFrame, findings: pd.DataFrame | None = None) -> pd.DataFrame:

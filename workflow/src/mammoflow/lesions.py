@@ -92,8 +92,9 @@ def class_of(kind: str, malignant: int | None, classes: str) -> int:
 def fully_marked(manifest: pd.DataFrame, findings: pd.DataFrame) -> pd.Series:
     """Whether every lesion of an image is marked, so that the rest of it is known to be background; as ``manifest``.
 
-    True where the image is normal, or where its archive marks lesions, each of its findings has a place, and a
-    malignant image has a mark that is not benign. Anything else may hide a lesion anywhere.
+    True where the image is normal, or where its archive marks lesions, each of its findings has a place (one that is
+    listed with another copy of the picture has none here), and a malignant image has a mark that is not benign.
+    Anything else may hide a lesion anywhere.
     """
     placed = findings.dropna(subset=OUT_BOX)
     keys = pd.MultiIndex.from_frame(manifest[["dataset", "image_id"]])
@@ -101,13 +102,17 @@ def fully_marked(manifest: pd.DataFrame, findings: pd.DataFrame) -> pd.Series:
     def count(rows: pd.DataFrame) -> NDArray:
         return rows.groupby(["dataset", "image_id"]).size().reindex(keys, fill_value=0).to_numpy(int)
 
-    marked, wanted = count(placed), manifest["n_findings"].fillna(0).to_numpy(int)
+    marked, wanted = count(placed), _known_findings(manifest)
     suspicious = count(placed[~(placed["label_malignant"] == 0).fillna(False)])
     marks_lesions = manifest["dataset"].isin(placed["dataset"].unique()).to_numpy(bool)
     malignant = (manifest["label_malignant"] == 1).fillna(False).to_numpy(bool)
     normal = (manifest["label_3cat"] == "normal").fillna(False).to_numpy(bool) & (wanted == 0) & (marked == 0)
     known = normal | (marks_lesions & (marked >= wanted) & ~(malignant & (suspicious == 0)))
     return pd.Series(known, index=manifest.index)
+
+
+def _known_findings(manifest: pd.DataFrame) -> NDArray:
+    return sum(manifest[name].fillna(0).to_numpy(int) for name in ("n_findings", "findings_elsewhere"))
 
 
 def packed_lesions(

@@ -96,6 +96,7 @@ IMAGES: dict[str, Column] = {
     "label_source": _text(LABEL_SOURCES),
     "label_scope": _text(LABEL_SCOPES),
     "uncertain": STRING,  # reason word, such as benign_without_callback
+    "findings_elsewhere": INT,  # lesions of this picture that its archive lists with another copy of it
     "split_official": _text(["training", "test"]),
     "group_id": ID,  # what a split may not cut, after merging known duplicates; carries the dataset's name
     "site": STRING,
@@ -266,16 +267,17 @@ MANIFEST_FINDINGS: dict[str, Column] = {
 # Scores of one run: one row per image, breast or patient.
 PREDICTIONS: dict[str, Column] = {
     "level": _text(["image", "breast", "patient"], required=True),
-    "unit_id": ID,  # image_id, patient_id|laterality or patient_id, each after "dataset|"
+    "unit_id": ID,  # image_id, study_id|laterality or patient_id, each after "dataset|"
     "dataset": ID,
     "image_id": STRING,
     "patient_id": ID,
+    "study_id": STRING,  # NA at level patient, who may have several
     "group_id": ID,
     "laterality": _text(LATERALITIES),
     "view_position": STRING,
     "split": _text(SPLITS, required=True),
     "fold": INT,  # train rows: the fold whose model never saw the patient (out of fold)
-    "label_malignant": BINARY,
+    "label_malignant": BINARY,  # breasts and patients: mammoflow.unit_labels
     "score": FLOAT,  # probability of malignancy; val and test: mean over the folds' models
     "attention": FLOAT,  # images: share of the breast's attention that lies on this image, 0..1; NA where not written
     "score_roi": FLOAT,  # images: highest probability of a lesion in the heat map; NA where no box was learned from
@@ -286,6 +288,7 @@ FUSED: dict[str, Column] = {
     "unit_id": ID,
     "dataset": ID,
     "patient_id": ID,
+    "study_id": ID,
     "group_id": ID,
     "laterality": _text(LATERALITIES),
     "split": _text(SPLITS, required=True),

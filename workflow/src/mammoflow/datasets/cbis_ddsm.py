@@ -2,12 +2,13 @@
 
 Source: the four ``{mass,calc}_case_description_{train,test}_set.csv`` tables of The Cancer Imaging Archive (Lee et al.,
 Sci Data 4:170177, 2017) and the DICOM tree of any download tool, or the JPEG mirror. One image per full-mammogram
-series; the same view of a patient may be exported twice, once for its masses and once for its calcifications.
+series; 71 views are exported twice, once for their masses and once for their calcifications.
 
 Decisions: the patient of the table (``P_00001``) is patient, exam and group (DICOM PatientID is the folder's name and
-StudyInstanceUID differs per picture). An image's pathology is that of its worst lesion, its ``breast_birads`` the
-highest assessment among its own lesions (0, incomplete, stays BI-RADS 0). 31 patients stand in both official splits;
-the rows keep what the tables say, resolving it is the cohort's business.
+StudyInstanceUID differs per picture). An image's pathology is that of the worst lesion of its view, in whichever table
+it stands, its ``breast_birads`` the view's highest assessment (0, incomplete, stays BI-RADS 0); lesions of the view's
+other export count as ``findings_elsewhere``, since they are on the picture without being marked there. 31 patients
+stand in both official splits; the rows keep what the tables say, resolving it is the cohort's business.
 """
 
 from pathlib import Path
@@ -21,6 +22,7 @@ from mammoflow.datasets.headers import DICOM_SUFFIXES, FileHeader
 
 SUFFIXES = DICOM_SUFFIXES | {".jpg", ".jpeg", ".png"}
 
+_VIEW = ["patient_id", "laterality", "view_position"]
 _SHARED = ["image_id", "patient_id", "laterality", "view_position", "breast_density", "pathology"]
 
 
@@ -58,10 +60,14 @@ def inventory(root: Path) -> base.Inventory:
 
 
 def _images(lesions: pd.DataFrame, full: dict[str, FileHeader | None], root: Path) -> pd.DataFrame:
-    rank = lesions["pathology"].map(PATHOLOGIES.index)
-    worst = lesions.assign(rank=rank).sort_values("rank", kind="stable").drop_duplicates("image_id", keep="last")
+    view = lesions.groupby(_VIEW)
+    # A lesion's type says in which export it stands, not on which film: both exports show both.
+    rank = lesions["pathology"].map(PATHOLOGIES.index).groupby([lesions[name] for name in _VIEW]).transform("max")
+    elsewhere = view["image_id"].transform("size") - lesions.groupby("image_id")["image_id"].transform("size")
+    lesions = lesions.assign(pathology=rank.map(dict(enumerate(PATHOLOGIES))), findings_elsewhere=elsewhere)
+    worst = lesions.drop_duplicates("image_id")
     headers = [full[uid] for uid in worst["image_series"]]
-    images = worst[[*_SHARED, "density_native", "split_official"]].assign(
+    images = worst[[*_SHARED, "density_native", "findings_elsewhere", "split_official"]].assign(
         dataset=NAME,
         study_id=worst["patient_id"],
         series_id=worst["image_series"],
@@ -100,7 +106,7 @@ def _findings(
 
 
 def _breast_birads(lesions: pd.DataFrame) -> pd.Series:
-    return "BI-RADS " + lesions.groupby("image_id")["assessment"].transform("max").astype("string")
+    return "BI-RADS " + lesions.groupby(_VIEW)["assessment"].transform("max").astype("string")
 
 
 def _relative(header: FileHeader | None, root: Path) -> str | None:

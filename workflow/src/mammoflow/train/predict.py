@@ -42,6 +42,7 @@ from mammoflow.train.model import BreastModel, normalise, to_unit_range
 from mammoflow.train.segment_predict import mean_map, segment
 from mammoflow.train.segmenter import Segmenter
 from mammoflow.train.units import Unit, build_units, shuffle_labels, unit_ids
+from mammoflow.unit_labels import LABELS
 
 # Keys of a run that must be the same in training and here.
 MODEL_KEYS = ("task", "cohort", "encoder", "image_size", "unit", "shuffle_labels")
@@ -217,7 +218,7 @@ def by_level(manifest: pd.DataFrame, images: pd.DataFrame, breasts: dict[str, fl
     keys = unit_ids(manifest, "image")
     rows = manifest.assign(score=keys.map(images["score"]))
     image_rows = rows.assign(unit_id=keys, **{name: keys.map(images[name]) for name in images.columns})
-    breast_rows = _gather(rows, "breast", ["laterality"])
+    breast_rows = _gather(rows, "breast", ["study_id", "laterality"])
     if breasts is not None:
         breast_rows["score"] = breast_rows["unit_id"].map(breasts)
     scored = rows.assign(score=unit_ids(rows, "breast").map(breast_rows.set_index("unit_id")["score"]))
@@ -231,10 +232,11 @@ def by_level(manifest: pd.DataFrame, images: pd.DataFrame, breasts: dict[str, fl
 
 
 def _gather(rows: pd.DataFrame, level: str, extra: list[str]) -> pd.DataFrame:
-    """One row per unit of ``level``: highest label and score, and what its images share."""
+    """One row per unit of ``level``: its label, its images' highest score, and what they share."""
     shared = ["dataset", "patient_id", "group_id", "split", "fold", *extra]
     grouped = rows.assign(unit_id=unit_ids(rows, level)).groupby("unit_id", sort=True)
-    return pd.concat([grouped[shared].first(), grouped[["label_malignant", "score"]].max()], axis=1).reset_index()
+    columns = {"label_malignant": LABELS[level], "score": "score"}
+    return grouped[shared].first().assign(**{to: grouped[name].max() for to, name in columns.items()}).reset_index()
 
 
 class View(NamedTuple):

@@ -25,6 +25,7 @@ from mammoflow.pack import PackedImages
 from mammoflow.train.common import JoinedPacks, open_cohort, open_pack, say, set_threads, uses_cuda
 from mammoflow.train.from_run import Source, known_in, overlap
 from mammoflow.train.units import build_units, unit_ids
+from mammoflow.unit_labels import with_unit_labels
 
 LABELS, TAUGHT_BY, ACCOUNT = "pseudo.parquet", "pseudo_seen.parquet", "pseudo.json"
 
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace) -> None:
     taught_by = sources[0].record["settings"]
     images = open_pack(args.pack, rows, taught_by)
     device = torch.device("cuda" if uses_cuda(taught_by) else "cpu")
-    units = build_units(rows, taught_by["unit"])
+    units = build_units(with_unit_labels(rows), taught_by["unit"])
     by_fold = {}
     for source in sources:
         model = load_fold(source.directory, source.record, device).model
@@ -135,7 +136,7 @@ def add_pseudo(
     if rows.empty:
         return manifest, images, [teacher]
     joined = JoinedPacks([images, open_pack(pseudo.pack, rows, section)])
-    return pd.concat([manifest, rows], ignore_index=True), joined, [teacher]
+    return pd.concat([manifest, with_unit_labels(rows)], ignore_index=True), joined, [teacher]
 
 
 def check(rows: pd.DataFrame, manifest: pd.DataFrame) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from mammoflow.features import breast_key
+from mammoflow.unit_labels import LABELS, with_unit_labels
 
 UNKNOWN_SIDE = "NA"
 SMALL_CLASS = 10  # below this many groups a permutation leaves too many where they were
@@ -27,24 +28,27 @@ class Unit:
 
 
 def participants(manifest: pd.DataFrame) -> pd.DataFrame:
-    """The manifest's rows that take part: not excluded, converted, and in a split."""
+    """The manifest's rows that take part (not excluded, converted, in a split), with :func:`with_unit_labels`.
+
+    Those are read off the whole manifest: also an image that is left out may show a cancer.
+    """
     taking_part = manifest["exclude_reason"].isna() & manifest["image_path"].notna() & manifest["split"].notna()
-    return manifest.loc[taking_part].reset_index(drop=True)
+    return with_unit_labels(manifest).loc[taking_part].reset_index(drop=True)
 
 
 def unit_ids(rows: pd.DataFrame, level: str) -> pd.Series:
     """``unit_id`` of each image row at ``level`` image, breast or patient.
 
-    Images of a patient whose side is not known form one breast of their own (``...|NA``).
+    Images of an exam whose side is not known form one breast of their own (``...|NA``).
     """
     return breast_key(rows) if level == "breast" else rows["dataset"] + "|" + rows[f"{level}_id"]
 
 
 def build_units(rows: pd.DataFrame, unit: str) -> list[Unit]:
-    """Units of :func:`participants`' rows, sorted by id. A breast's label is the maximum over its images."""
+    """Units of :func:`participants`' rows, sorted by id, with the label of ``unit``'s level."""
     units = []
     for unit_id, group in rows.groupby(unit_ids(rows, unit), sort=True):
-        label, fold = group["label_malignant"].max(), group["fold"].iloc[0]
+        label, fold = group[LABELS[unit]].max(), group["fold"].iloc[0]
         units.append(
             Unit(
                 unit_id=str(unit_id),
@@ -64,7 +68,8 @@ def shuffle_labels(rows: pd.DataFrame, seed: int) -> pd.DataFrame:
     the unit: the breasts of a patient keep their labels' company. Labels are exchanged among groups with the same
     labelled sides, so that a left label lands on a left breast and the numbers per class stay; where few groups share
     their sides, those are pooled, and a breast without counterpart takes the giver's maximum. Unlabelled images stay
-    unlabelled. Depends on the rows and ``seed`` only; every process and every later step must pass the same ``seed``.
+    unlabelled; breasts and patients have the highest label of their images. Depends on the rows and ``seed`` only;
+    every process and every later step must pass the same ``seed``.
     """
     generator = np.random.default_rng(seed)
     labelled = rows.loc[rows["label_malignant"].notna()].assign(side=rows["laterality"].fillna(UNKNOWN_SIDE))
@@ -96,4 +101,4 @@ def shuffle_labels(rows: pd.DataFrame, seed: int) -> pd.DataFrame:
             strict=True,
         )
     ]
-    return rows.assign(label_malignant=pd.array(labels, dtype="Int64"))
+    return with_unit_labels(rows.assign(label_malignant=pd.array(labels, dtype="Int64")))
