@@ -133,6 +133,12 @@ def fit_isotonic(labels: NDArray, scores: NDArray) -> Isotonic:
 
 
 FITS = {"temperature": fit_temperature, "platt": fit_platt, "isotonic": fit_isotonic}
+METHOD_NAMES = {
+    "none": "no calibration",
+    "temperature": "temperature scaling",
+    "platt": "Platt scaling",
+    "isotonic": "isotonic regression",
+}
 
 
 def fit_calibration(labels: NDArray, scores: NDArray, method: str = "auto") -> Platt | Isotonic | Identity:

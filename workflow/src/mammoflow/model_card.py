@@ -14,6 +14,7 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
 
 from mammoflow import card_facts
+from mammoflow.calibration import METHOD_NAMES
 from mammoflow.card_facts import LEVELS, MODELS
 from mammoflow.card_limits import limits
 from mammoflow.errors import UserError
@@ -110,6 +111,7 @@ def collect(directory: Path) -> dict[str, Any]:
         "figures": FIGURES,
         "at_threshold": AT_THRESHOLD,
         "metric_names": METRIC_NAMES,
+        "method_names": METHOD_NAMES,
         "model_names": MODELS,
         "cohort_folds": cohort.digest.get("folds", len(folds)),
         "reproduction": record["reproduction"],

@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from mammoflow import __version__, provenance
+from mammoflow.calibration import METHOD_NAMES
 from mammoflow.comparison import compare, read_scores
 from mammoflow.errors import UserError
 from mammoflow.files import write_text
@@ -57,6 +58,7 @@ def build(
         "timings": read_timings(config_path.parent),
         "level_metrics": page.LEVEL_METRICS,
         "threshold_metrics": page.THRESHOLD_METRICS,
+        "method_names": METHOD_NAMES,
         "model_names": {"image": "image", "metadata": "metadata only", "fused": "image + metadata"},
         "splits": ["train", "val", "test"],
     }
