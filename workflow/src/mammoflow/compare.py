@@ -1,4 +1,7 @@
-"""``mammoflow compare RUN_A RUN_B ...``: paired differences between runs, as a table and as a page."""
+"""``mammoflow compare RUN_A RUN_B ...``: paired differences between runs, as a table and as a page.
+
+Negative controls are left out and named.
+"""
 
 import argparse
 import sys
@@ -9,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mammoflow import settings
-from mammoflow.comparison import compare, read_scores
+from mammoflow.comparison import compare, controls_sentence, read_scores
 from mammoflow.errors import UserError
 from mammoflow.files import write_json, write_text
 from mammoflow.levels import LEVELS
@@ -55,6 +58,8 @@ def run(args: argparse.Namespace) -> None:
     for level in LEVELS if args.level == "all" else [args.level]:
         for part in level_tables(found, level):
             console.print(part)
+    if found["controls"]:
+        print(f"left out: {controls_sentence(found['controls'])}")
     print(f"page: {out}")
 
 

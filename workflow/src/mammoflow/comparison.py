@@ -17,12 +17,16 @@ MODELS = ["image", "fused", "metadata"]
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """What a comparison needs of an evaluated run. ``metrics``: the content of its metrics.json."""
+    """What a comparison needs of an evaluated run.
+
+    ``metrics``: the content of its metrics.json.  ``control``: its labels were shuffled (``shuffle_labels``).
+    """
 
     name: str
     metrics: dict[str, Any]
     predictions: pd.DataFrame
     fused: pd.DataFrame
+    control: bool = False
 
 
 def read_scores(directory: Path) -> Scores:
@@ -35,6 +39,9 @@ def read_scores(directory: Path) -> Scores:
         metrics=read_json(path),
         predictions=tables.read(directory / "predictions.parquet", "predictions"),
         fused=tables.read(directory / "fuse" / "fused.parquet", "fused"),
+        control=any(
+            read_json(path).get("settings", {}).get("shuffle_labels", False) for path in directory.glob("*/train.json")
+        ),
     )
 
 
@@ -42,17 +49,22 @@ def compare(runs: list[Scores], options: dict[str, Any], seed: int) -> dict[str,
     """Compare runs with the first one. ``options``: a resolved section ``evaluate`` (bootstrap, confidence).
 
     Only units count that are labelled test units of every run, with the same label in each: a unit that one run was
-    trained on would flatter it. All runs see the same resampled patients, so that differences are paired. The result is
-    plain values: ``units`` (per level, how many were shared), ``numbers`` (per level, archive, model and run),
-    ``differences`` (run minus first run) and ``curves`` (breast level).
+    trained on would flatter it. Negative controls are left out: their labels are others, so that hardly a unit would
+    be left to the real runs. All runs see the same resampled patients, so that differences are paired. The result is
+    plain values: ``controls`` (names), ``units`` (per level, how many were shared), ``numbers`` (per level, archive,
+    model and run), ``differences`` (run minus first run) and ``curves`` (breast level).
 
     Raises UserError for fewer than two runs, two of one name, or no shared unit at any level.
     """
     names = [run.name for run in runs]
-    if len(names) < 2:
-        raise UserError("compare needs two runs or more")
     if len(set(names)) < len(names):
         raise UserError(f"two of the runs have the same name ({', '.join(names)}): give each its own")
+    controls = [run.name for run in runs if run.control]
+    runs = [run for run in runs if not run.control]
+    names = [run.name for run in runs]
+    if len(names) < 2:
+        left_out = f": {controls_sentence(controls)}" if controls else ""
+        raise UserError(f"compare needs two runs or more{left_out}")
     found: dict[str, Any] = {"units": [], "numbers": [], "differences": [], "curves": []}
     for level in LEVELS:
         units = {run.name: scored_units(level, run.predictions, run.fused) for run in runs}
@@ -78,7 +90,17 @@ def compare(runs: list[Scores], options: dict[str, Any], seed: int) -> dict[str,
         }
         for run in runs
     ]
-    return {"runs": about, "reference": names[0], "settings": {**settings, "seed": seed}, **found}
+    return {"runs": about, "reference": names[0], "controls": controls, "settings": {**settings, "seed": seed}, **found}
+
+
+def controls_sentence(names: list[str]) -> str:
+    """That these runs are negative controls and not compared, without a full stop."""
+    one = len(names) == 1
+    what = "is a negative control" if one else "are negative controls"
+    return (
+        f"run{'' if one else 's'} {' and '.join(names)} {what} with shuffled labels and {'is' if one else 'are'} "
+        "not compared"
+    )
 
 
 def shared_units(units: dict[str, pd.DataFrame]) -> tuple[pd.Index, dict[str, Any]]:

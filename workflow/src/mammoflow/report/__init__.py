@@ -66,12 +66,14 @@ def build(
 
 
 def compare_evaluated(directories: list[Path]) -> dict[str, Any] | None:
-    """View of the evaluated runs compared with the first of them; None where there are fewer than two."""
+    """View of the evaluated runs compared with the first of them that is no negative control; None where there are
+    fewer than two.
+    """
     evaluated = [path for path in directories if (path / "evaluate" / "metrics.json").is_file()]
     if len(evaluated) < 2:
         return None
     runs = [read_scores(path) for path in evaluated]
-    first = runs[0].metrics
+    first = next((run for run in runs if not run.control), runs[0]).metrics
     try:
         found = compare(runs, first["settings"], first["reproduction"]["seed"])
     except UserError as error:

@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+from mammoflow.comparison import controls_sentence
 from mammoflow.metrics import LOWER_IS_BETTER, METRIC_NAMES
 from mammoflow.report import figures
 
@@ -29,6 +30,7 @@ def comparison_view(found: dict[str, Any]) -> dict[str, Any]:
     return {
         "names": names,
         "reference": reference,
+        "controls": controls_sentence(found["controls"]) if found["controls"] else None,
         "runs": found["runs"],
         "settings": found["settings"],
         "sentences": [sentence for name in names[1:] for sentence in _sentences(found, name)],
