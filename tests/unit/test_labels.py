@@ -113,6 +113,7 @@ def test_excluded_rows_stay_excluded_but_keep_their_label():
 def test_every_image_is_labelled_unlabelled_or_excluded_with_a_reason(evidence, policy):
     table = pd.DataFrame(evidence, columns=["pathology", "breast_birads", "absent"])
     table = table.assign(
+        dataset="x",
         label_source=pd.NA,
         uncertain=pd.NA,
         use=table["absent"].map({True: "excluded", False: "labelled"}),
@@ -131,11 +132,27 @@ def test_every_image_is_labelled_unlabelled_or_excluded_with_a_reason(evidence, 
 @given(st.lists(st.tuples(PATHOLOGY, GRADE), min_size=1, max_size=30), POLICY, POLICY)
 def test_a_second_policy_replaces_the_first(evidence, first, second):
     table = pd.DataFrame(evidence, columns=["pathology", "breast_birads"]).astype("string")
-    table = table.assign(label_source=pd.NA, uncertain=pd.NA, use="labelled").astype("string")
+    table = table.assign(dataset="x", label_source=pd.NA, uncertain=pd.NA, use="labelled").astype("string")
     once = labels.apply_policy(table, second)
     pd.testing.assert_frame_equal(labels.apply_policy(labels.apply_policy(table, first), second), once)
     assert len(once) == len(table)
     assert (once["label_malignant"].notna() == (once["use"] == "labelled")).all()
+
+
+def test_without_normals_an_archive_of_negatives_takes_part_where_it_is_graded():
+    """RSNA's second site has no grade: with its negatives alone left out, the site would be all cancers."""
+    rsna = [
+        {"dataset": "rsna", "pathology": pathology, "breast_birads": grade}
+        for grade in ("BI-RADS 0", "BI-RADS 1", "BI-RADS 2", None)
+        for pathology in ("NEGATIVE", "MALIGNANT")
+    ]
+    other = {"dataset": "tcga_brca", "pathology": "MALIGNANT"}
+    table = images([*rsna, other])
+    judged = labels.apply_policy(table, {**DEFAULT, "normal_as": "exclude"})
+    assert judged["label_malignant"].fillna(-1).tolist() == [0, 1, -1, 1, 0, 1, -1, -1, 1]
+    assert judged["uncertain"].fillna("").tolist() == ["", "", "normal", "", "", "", "ungraded", "ungraded", ""]
+    assert judged["label_3cat"].iloc[7] == "recall"
+    assert labels.apply_policy(judged, DEFAULT)["label_malignant"].tolist() == [0, 1] * 4 + [1]
 
 
 def test_findings_use_their_own_truth_only():
@@ -161,6 +178,7 @@ def test_rows_keep_their_index_and_order():
 def test_all_of_rsna_takes_well_under_a_second():
     rng = np.random.default_rng(0)
     table = pd.DataFrame({
+        "dataset": "rsna",
         "pathology": rng.choice(["MALIGNANT", "NEGATIVE"], 54_706),
         "breast_birads": rng.choice([*tables.BIRADS[:3], None], 54_706),
     })  # fmt: skip

@@ -23,7 +23,7 @@ Policy = dict[str, str]
 
 CONTRALATERAL = "contralateral_unlabelled"  # an adapter's word: the archive's table has no row for this breast
 # The words that judge() returns; every other word of ``uncertain`` comes from an adapter and is kept.
-POLICY_WORDS = ("benign_without_callback", "unproven", "normal", "birads0", "birads3", "birads4a")
+POLICY_WORDS = ("benign_without_callback", "unproven", "normal", "birads0", "birads3", "birads4a", "ungraded")
 
 _CATEGORY_BY_BIRADS = {"0": "recall", "1": "normal", "2": "benign"}  # every higher grade: recall
 # Where the adapter does not say what its pathology rests on. Without callback means: judged on follow-up, no biopsy.
@@ -100,6 +100,10 @@ def apply_policy(images: pd.DataFrame, policy: Policy) -> pd.DataFrame:
     if policy["unlabelled_side"] == "normal":
         pathology = pathology.mask(contralateral & pathology.isna() & images["breast_birads"].isna(), "NORMAL")
     judged = _judge_rows(pathology, images["breast_birads"].astype("string"), policy)
+    if policy["normal_as"] == "exclude":
+        ungraded = _without_grade(images["dataset"], pathology, images["breast_birads"])
+        judged["label_malignant"] = judged["label_malignant"].mask(ungraded)
+        judged["uncertain"] = judged["uncertain"].mask(ungraded, "ungraded")
 
     use = images["use"].astype("string")
     labelled = judged["label_malignant"].map({0: "labelled", 1: "labelled"}).fillna("unlabelled").astype("string")
@@ -110,6 +114,18 @@ def apply_policy(images: pd.DataFrame, policy: Policy) -> pd.DataFrame:
         uncertain=_join_words(given_words, judged["uncertain"]),
         use=use.where((use == "excluded").fillna(False).astype(bool), labelled),
     )
+
+
+def _without_grade(dataset: pd.Series, pathology: pd.Series, birads: pd.Series) -> pd.Series:
+    """Images of which nobody knows whether a benign one would be normal: ungraded ones, malignant or not, of archives
+    that call ungraded images NEGATIVE (RSNA).
+
+    Its second site has no grades at all. Left in, all its normals would count as benign; with only they left out, the
+    site would hold nothing but cancers. Either way the site would tell the label.
+    """
+    ungraded = birads.isna() & pathology.isin(["NEGATIVE", "MALIGNANT"])
+    silent = dataset[ungraded & (pathology == "NEGATIVE")].unique()
+    return (ungraded & dataset.isin(silent)).astype(bool)
 
 
 def apply_policy_to_findings(findings: pd.DataFrame, policy: Policy) -> pd.DataFrame:
