@@ -93,11 +93,14 @@ def test_coco(cohort, tmp_path):
     assert circle["area"] == pytest.approx(np.pi * 10**2, rel=0.01)
 
 
-def test_monai_decathlon(cohort, tmp_path):
+def test_monai_decathlon(cohort, tmp_path, capsys):
     from monai.data import load_decathlon_datalist
 
     images, findings = read(cohort)
     path = export(cohort, "monai", tmp_path) / "dataset.json"
+    unmarked = findings.loc[4, ["dataset", "image_id"]]
+    assert "left out: 1 of" in capsys.readouterr().err
+    images = images[(images[["dataset", "image_id"]] != unmarked).any(axis=1)]
     boxes = 0
     for key, split in (("training", "train"), ("validation", "val"), ("test", "test")):
         entries = load_decathlon_datalist(str(path), False, data_list_key=key, base_dir=str(cohort[1]))

@@ -4,7 +4,8 @@
 dictionary per image: ``image`` (relative to the store), ``label`` (1 malignant), ``fold``, ``box`` (n x 4 xmin, ymin,
 xmax, ymax in pixels of the image, as monai.apps.detection wants them) and ``box_label`` (1 malignant, 0 benign, -1
 unknown), and ``case``, ``patient`` and ``study`` as dataset|id. The lists are ``training``, ``validation`` and
-``test``; ``fold`` divides ``training``.
+``test``; ``fold`` divides ``training``. Images whose lesions are not all marked are left out: an empty ``box`` would
+call them free of lesions.
 """
 
 from pathlib import Path
@@ -22,9 +23,10 @@ IDS = {"case": "image_id", "patient": "patient_id", "study": "study_id"}
 
 def write(cohort: Export, out: Path) -> list[str]:
     """Write ``dataset.json``. Returns notes for the user."""
-    rows = plain_rows(cohort.images)
+    images, notes = cohort.fully_marked()
+    rows = plain_rows(images)
     listed = {key: [_entry(cohort, row) for row in rows if row["split"] == split] for split, key in LISTS.items()}
-    datasets = sorted(cohort.images["dataset"].unique())
+    datasets = sorted(images["dataset"].unique())
     write_json(out / "dataset.json", {
         "name": cohort.name,
         "description": "mammograms, malignant or not; image paths are relative to the store",
@@ -37,7 +39,7 @@ def write(cohort: Export, out: Path) -> list[str]:
         "numTest": len(listed["test"]),
         **listed,
     })  # fmt: skip
-    return [", ".join(f"{key} {len(entries)}" for key, entries in listed.items())]
+    return [", ".join(f"{key} {len(entries)}" for key, entries in listed.items()), *notes]
 
 
 def _entry(cohort: Export, row: dict[str, Any]) -> dict[str, Any]:
