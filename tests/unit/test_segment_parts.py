@@ -222,6 +222,17 @@ def test_the_loss_is_zero_for_the_truth_and_adds_up_over_images():
     assert torch.allclose(segmentation_loss(logits, target, valid, 9.0)[2], together[2])
 
 
+def test_a_small_lesion_counts_in_dice_however_soft_its_border():
+    mask = torch.zeros(1, *SIZE, dtype=torch.uint8)
+    mask[0, 20:26, 20:26] = 1
+    target, valid = shares(mask, 2)
+    assert soften(target, 4.0)[:, 1].max() < 0.5
+    missed = -(target * 60 - 30)
+    loss, alone = (segmentation_loss(missed, target, valid, weight, 4.0) for weight in (1.0, 0.0))
+    assert float(loss - alone) > 0.5
+    assert float(segmentation_loss(missed, target * 0, valid, 1.0, 4.0)) == 0
+
+
 def test_hard_dice_is_that_of_torchmetrics():
     from torchmetrics.segmentation import DiceScore
 

@@ -169,8 +169,10 @@ def image_features(predictions: pd.DataFrame, breasts: pd.DataFrame) -> pd.DataF
 
 def minus_other(values: pd.Series, breasts: pd.DataFrame) -> pd.Series:
     """Difference of each breast's value to the other breast of the same patient; NaN where there is none."""
-    opposite = breast_key(breasts.assign(laterality=breasts["laterality"].map({"L": "R", "R": "L"})))
-    return values - values.reindex(opposite).to_numpy()
+    other = breasts["laterality"].map({"L": "R", "R": "L"})
+    opposite = breast_key(breasts.assign(laterality=other))
+    # The key of a breast whose side is unknown is also that of its "opposite": no difference, not one of 0.
+    return (values - values.reindex(opposite).to_numpy()).where(other.notna())
 
 
 def split_aucs(fused: pd.DataFrame, split: str) -> dict[str, float | None]:

@@ -109,9 +109,9 @@ class Segmenter(Learner):
         """Sum over the images (or windows)."""
         section = self.settings["segment"]
         views, target, valid = prepare(to_unit_range(batch["views"]), batch["mask"], self.classes, self.settings)
-        target = soften(target, section["soft_border_px"])
         logits = self.model(normalise(views).contiguous(memory_format=torch.channels_last))
-        return segmentation_loss(logits.float(), target, valid, section["dice_weight"]).sum()[None]
+        weight, border = section["dice_weight"], section["soft_border_px"]
+        return segmentation_loss(logits.float(), target, valid, weight, border).sum()[None]
 
     def judge(self, batch: dict[str, Tensor]) -> tuple[Tensor, ...]:
         """Loss of each image, and its mean Dice over the classes it holds (NaN without any)."""
@@ -157,20 +157,25 @@ def prepare(views: Tensor, mask: Tensor, classes: int, settings: dict[str, Any])
     return views, target, valid
 
 
-def segmentation_loss(logits: Tensor, target: Tensor, valid: Tensor, dice_weight: float) -> Tensor:
+def segmentation_loss(
+    logits: Tensor, target: Tensor, valid: Tensor, dice_weight: float, soft_border_px: float = 0
+) -> Tensor:
     """Per image (N,): cross-entropy over the valid pixels plus ``dice_weight`` times 1 - soft Dice (Milletari, Navab
     and Ahmadi, 3DV 2016), a mean over the lesion classes the image holds.
 
-    ``logits`` and ``target`` (shares of each class) (N, K, H, W), ``valid`` (N, 1, H, W) in 0, 1. An image without a
-    lesion has no Dice: cross-entropy alone teaches it.
+    ``logits`` and ``target`` (shares of each class) (N, K, H, W), ``valid`` (N, 1, H, W) in 0, 1. ``soft_border_px``:
+    standard deviation of the Gaussian that softens ``target``. An image without a lesion has no Dice: cross-entropy
+    alone teaches it.
     """
+    # Before it is softened: a lesion of a few pixels would sink below one half, as if the image held none.
+    present = ((target[:, 1:] * valid).amax((2, 3)) > 0.5).float()
+    target = soften(target, soft_border_px)
     log_probability = F.log_softmax(logits, 1)
     pixels = valid.sum((1, 2, 3)).clamp(min=1)
     entropy = (-(target * log_probability).sum(1, keepdim=True) * valid).sum((1, 2, 3)) / pixels
     probability, truth = log_probability.exp()[:, 1:] * valid, target[:, 1:] * valid
     both = (probability * truth).sum((2, 3))
     size = probability.square().sum((2, 3)) + truth.square().sum((2, 3))
-    present = (truth.amax((2, 3)) > 0.5).float()
     missed = (1 - (2 * both + SMOOTH) / (size + SMOOTH)) * present
     return entropy + dice_weight * missed.sum(1) / present.sum(1).clamp(min=1)
 
