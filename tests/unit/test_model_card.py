@@ -141,6 +141,13 @@ def test_strictest_licence_is_named_over_all_data_that_the_weights_have_seen(res
     assert all(archive.terms in TERMS for archive in ARCHIVES.values())
 
 
+def test_the_command_of_use_makes_the_pixels_that_were_learned_from(card):
+    """DICOM's rule would apply the window of CMMD's headers, which its conversion leaves out."""
+    assert card_facts.own_grey_scale(["cmmd", "rsna", "vindr_mammo", "gone"]) == ["cmmd"]
+    for name in ("cbis_ddsm", "mias"):
+        assert f"Files of {name} have a grey scale of their own: add `--dataset {name}`." in card
+
+
 def test_the_runs_before_it_are_told_to_the_first(results, tmp_path):
     shutil.copytree(results, tmp_path / "results")
     runs = tmp_path / "results" / "runs"

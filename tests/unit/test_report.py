@@ -15,7 +15,7 @@ from mammoflow import report, tables
 from mammoflow.cli import main
 from mammoflow.files import write_json
 from mammoflow.headline import chosen_model, select
-from mammoflow.report import collect, examples, figures, page
+from mammoflow.report import collect, examples, figures, page, sentences
 from results_tree import cohort_tables, predictions_of, write_tree
 
 VOID = {"meta", "br", "image", "rect", "img", "link", "input", "hr"}
@@ -343,9 +343,9 @@ def test_no_claim_where_the_interval_holds_zero():
         "high": 0.14,
     }
     metrics = {"results": blocks, "differences": [row], "settings": {"confidence": 0.95}}
-    assert "does not show that the picture adds anything" in page.headline_sentences(metrics, "image")[-1]
+    assert "does not show that the picture adds anything" in sentences.headline_sentences(metrics, "image")[-1]
     row |= {"low": 0.01}
-    assert "gain is +2 pairs in 100 (+1 to +14)" in page.headline_sentences(metrics, "image")[-1]
+    assert "gain is +2 pairs in 100 (+1 to +14)" in sentences.headline_sentences(metrics, "image")[-1]
 
 
 @pytest.mark.parametrize(

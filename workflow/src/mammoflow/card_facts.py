@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from mammoflow import settings, tables
-from mammoflow.datasets.catalog import ARCHIVES, TERMS
+from mammoflow.datasets.catalog import ARCHIVES, TERMS, IntensityRule
 from mammoflow.errors import UserError
 from mammoflow.files import read_json
 from mammoflow.headline import select
@@ -79,7 +79,7 @@ def strictest(names: list[str]) -> dict[str, Any]:
 
 
 def counts(manifest: pd.DataFrame) -> list[dict[str, Any]]:
-    """Images, breasts' images with cancer, and patients of each dataset and split that take part; the sum last."""
+    """Images, those with a positive label, and patients of each dataset and split that take part; the sum last."""
     part = manifest[manifest["exclude_reason"].isna()]
     rows = []
     for split in tables.SPLITS:
@@ -112,6 +112,11 @@ def policies(results: Path, names: list[str]) -> list[dict[str, Any]]:
             policy = {key: value for key, value in summary["label_policy"].items() if key != "recipe"}
             found.append({"name": name, "policy": policy, "sources": summary["label_sources"]})
     return found
+
+
+def own_grey_scale(names: list[str]) -> list[str]:
+    """The datasets whose stored values are not read by DICOM's rule: ``convert-file`` has to be told of them."""
+    return [name for name in names if name in ARCHIVES and ARCHIVES[name].intensity != IntensityRule()]
 
 
 def differing(section: str, given: dict[str, Any]) -> dict[str, Any]:

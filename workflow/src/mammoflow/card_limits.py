@@ -7,6 +7,7 @@ import pandas as pd
 
 from mammoflow.card_facts import SUBGROUPS
 from mammoflow.headline import select
+from mammoflow.truth import label_sources, truth_of
 
 OF_ARCHIVES = ("density", "age_band", "view", "site", "manufacturer")  # subgroups that an archive may be silent on
 MEDIA = {
@@ -27,6 +28,7 @@ def limits(
     part = manifest[manifest["exclude_reason"].isna()]
     learned, tested = part[part["split"].isin(["train", "val"])], part[part["split"] == "test"]
     found = []
+    truth = truth_of(label_sources(tested))
     if not len(tested):
         return ["No image stands in the test split: nothing is known about new patients."]
     new = sorted(set(tested["dataset"]) - seen)
@@ -58,7 +60,7 @@ def limits(
         if block["n_units"]:
             share = 100 * block["n_positive"] / block["n_units"]
             found.append(
-                f"{share:.1f} % of the test breasts are malignant. Where fewer or more are, predictive values and "
+                f"{share:.1f} % of the test breasts are {truth.called}. Where fewer or more are, predictive values and "
                 "calibration differ."
             )
         if block["small"]:

@@ -19,6 +19,7 @@ from mammoflow.headline import lines, thousands
 from mammoflow.lesion_metrics import measure_lesions
 from mammoflow.levels import LEVELS, level_units
 from mammoflow.measure import calibrations, choose_threshold, curve, measure, paired, subgroup_blocks
+from mammoflow.truth import label_sources
 
 CSV_COLUMNS = [
     "run", "split", "level", "model", "subgroup", "metric", "value", "low", "high", "n_units", "n_positive",
@@ -59,6 +60,7 @@ def run(args: argparse.Namespace) -> None:
         lesions = measure_lesions(*found, section["evaluate"], args.seed)
     metrics = {"run": args.name, "cohort": section["cohort"], "reproduction": record, **head, "results": blocks}
     metrics |= {"task": section["task"], "lesions": lesions}
+    metrics["label_sources"] = label_sources(manifest[manifest["split"] == "test"])
     write_json(args.out / "metrics.json", metrics)
     write_json(args.out / "curves.json", {"run": args.name, "reproduction": record, "curves": curves})
     tables.write(tidy(args.name, blocks, head["differences"], record, lesions), args.out / "metrics.csv")

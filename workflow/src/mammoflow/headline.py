@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mammoflow.errors import UserError
+from mammoflow.truth import truth_of
 
 NAMES = {"image": "image model alone", "metadata": "metadata-only floor", "fused": "image + metadata"}
 
@@ -26,19 +27,21 @@ def run(args: argparse.Namespace) -> None:
 
 
 def lines(metrics: dict[str, Any]) -> list[str]:
-    """Test AUC of a run (the content of metrics.json) per level; breast level with the floor and the difference."""
-    shown = []
+    """Test AUC of a run (the content of metrics.json) per level; breast level with the floor and the difference. A last
+    line says so where labels are a reader's opinion.
+    """
+    shown, truth = [], truth_of(metrics.get("label_sources", {}))
     for block in select(metrics["results"], split="test"):
         if block["model"] == "calibrated":
             continue
-        counts = f"{block['n_units']} units, {block['n_positive']} malignant, {block['n_patients']} patients"
+        counts = f"{block['n_units']} units, {block['n_positive']} {truth.called}, {block['n_patients']} patients"
         number = in_words(block["metrics"].get("auc", {"value": None, "reason": block["reason"]}))
         shown.append(f"{metrics['run']}: test AUC, {block['level']:<7} {NAMES[block['model']]:<19} {number} ({counts})")
     for row in metrics["differences"]:
         if (row["level"], row["split"]) == ("breast", "test"):
             names = f"{NAMES[row['first']]} minus {NAMES[row['second']]}"
             shown.append(f"{metrics['run']}: test AUC, {row['level']:<7} {names}: {in_words(row)}")
-    return shown
+    return shown + ([f"{metrics['run']}: {truth.note}"] if truth.note else [])
 
 
 def select(blocks: list[dict[str, Any]], subgroup: str | None = None, **wanted: str) -> list[dict[str, Any]]:

@@ -23,6 +23,7 @@ from mammoflow.headline import in_words, select, thousands
 from mammoflow.lesions import CLASS_SETS
 from mammoflow.metrics import METRIC_NAMES
 from mammoflow.report.collect import is_synthetic, read_cohort, read_config
+from mammoflow.truth import label_sources, truth_of
 
 NAME = "model_card.md"
 FIGURES = ["auc", "average_precision", "partial_auc", "pf1", "brier", "ece"]
@@ -91,10 +92,13 @@ def collect(directory: Path) -> dict[str, Any]:
         "synthetic": [name for name in names if is_synthetic(name, config)],
         "archives": card_facts.archives(names),
         "strictest": card_facts.strictest(names),
+        "truth": truth_of(metrics.get("label_sources", {}) if metrics else {}),
+        "data_truth": truth_of(label_sources(cohort.manifest)),
         "counts": card_facts.counts(cohort.manifest),
         "audit": cohort.audit,
         "policies": card_facts.policies(results, names),
         "convert": card_facts.differing("convert", config.get("convert") or {}),
+        "own_grey_scale": card_facts.own_grey_scale(names),
         "metrics": metrics,
         "tested": bool(select(blocks, split="test", level="breast", model="image", reason=None)),
         "results": [

@@ -31,17 +31,17 @@ STAGE_VERSIONS = {
     "shard": 1,
     "convert": 3,
     "crop": 4,
-    "manifest": 3,
+    "manifest": 4,
     "cohort": 2,
     "pack": 1,
     "pseudo": 2,
     "train": 3,
     "predict": 4,
     "fuse": 2,
-    "evaluate": 4,
+    "evaluate": 5,
     "export": 2,
-    "model_card": 1,
-    "report": 1,
+    "model_card": 2,
+    "report": 2,
 }
 
 

@@ -7,6 +7,7 @@ import pandas as pd
 from mammoflow import tables
 from mammoflow.assignment import CONFLICT
 from mammoflow.groups import MISSING, ROWS
+from mammoflow.truth import label_sources, truth_of
 
 FULL_BAR = 10.0  # percentage points
 NAMES = {
@@ -36,7 +37,7 @@ def balance_view(name: str, manifest: pd.DataFrame, audit: dict[str, Any], balan
             "name": split,
             "groups": rows["group_id"].nunique(),
             "share": rows["group_id"].nunique() / groups,
-            "cancers": rows.loc[rows["label_malignant"] == 1, "group_id"].nunique(),
+            "positive": rows.loc[rows["label_malignant"] == 1, "group_id"].nunique(),
             "images": len(rows),
             "malignant": int((rows["label_malignant"] == 1).sum()),
             "datasets": {dataset: len(of) for dataset, of in rows.groupby("dataset")},
@@ -46,6 +47,7 @@ def balance_view(name: str, manifest: pd.DataFrame, audit: dict[str, Any], balan
         "name": name,
         "datasets": sorted(part["dataset"].unique()),
         "splits": splits,
+        "truth": truth_of(label_sources(part)),
         "groups": groups,
         "patients": int((part["dataset"] + "|" + part["patient_id"]).nunique()),
         "images": len(part),

@@ -11,6 +11,8 @@ from mammoflow.metrics import METRIC_NAMES, RANKING, THRESHOLDED
 from mammoflow.report import examples, figures
 from mammoflow.report.collect import Cohort, Dataset, Run
 from mammoflow.report.lesions import lesions_view
+from mammoflow.report.sentences import headline_sentences
+from mammoflow.truth import label_sources, truth_of
 
 LEVEL_METRICS = [(name, METRIC_NAMES[name]) for name in [*RANKING[:3], "pf1", *RANKING[3:], "brier", "ece"]]
 THRESHOLD_METRICS = [(name, METRIC_NAMES[name]) for name in THRESHOLDED]
@@ -105,6 +107,7 @@ def cohort_view(cohort: Cohort) -> dict[str, Any]:
         "name": cohort.name,
         "splits": sorted(splits, key=lambda row: (row["dataset"], order[row["split"]])),
         "totals": totals,
+        "truth": truth_of(label_sources(part)),
         "audit": cohort.audit,
         "balance": balance.to_dict("records"),
         "balance_rows": len(cohort.balance),
@@ -147,6 +150,7 @@ def run_view(run: Run, cohorts: dict[str, Cohort], store: Path) -> dict[str, Any
         "model": model,
         "test": test,
         "headline": headline_sentences(metrics, model),
+        "truth": truth_of(metrics.get("label_sources", {})),
         "threshold": metrics["thresholds"]["breast"][model],
         "results": [block for block in select(blocks, split="test") if block["model"] != "calibrated"],
         "optimism": [
@@ -183,51 +187,6 @@ def run_view(run: Run, cohorts: dict[str, Cohort], store: Path) -> dict[str, Any
         "lesions": lesions_view(run, cohorts.get(run.metrics["cohort"]), store),
     }
     return view
-
-
-def headline_sentences(metrics: dict[str, Any], model: str) -> list[str]:
-    """The main result in plain words: the score, the floor beside it, and what the picture adds."""
-    test = {block["model"]: block for block in select(metrics["results"], level="breast", split="test")}
-    main, floor = (test[name]["metrics"].get("auc") for name in (model, "metadata"))
-    if not main or main["value"] is None:
-        reason = main["reason"] if main else test[model]["reason"]
-        return [f"No AUC can be stated on the test split: {reason}."]
-    block = test[model]
-    names = {"image": "the image model", "fused": "the image model with metadata"}
-    sentences = [
-        f"Shown one breast with and one without cancer, {names[model]} scores the one with cancer higher in "
-        f"{100 * main['value']:.0f} of 100 pairs{_between(main, metrics)}. "
-        f"It had never seen these {block['n_patients']} patients."
-    ]
-    if floor and floor["value"] is not None:
-        reached = f"{100 * floor['value']:.0f} of 100{_between(floor, metrics)}"
-        sentences.append(f"Without any picture, metadata alone reaches {reached}.")
-    for row in select_differences(metrics, "test", model, "metadata"):
-        amount = f"{_signed(row['value'])} pairs in 100 ({_signed(row['low'])} to {_signed(row['high'])})"
-        if row["low"] > 0:
-            sentences.append(f"Over that floor the gain is {amount}.")
-        else:
-            sentences.append(f"The difference is {amount}: this test set does not show that the picture adds anything.")
-    return sentences
-
-
-def select_differences(metrics: dict[str, Any], split: str, first: str, second: str) -> list[dict[str, Any]]:
-    """The paired difference of two models per breast on a split, where it has an interval: one row or none."""
-    wanted = ("breast", split, first, second)
-    keys = ("level", "split", "first", "second")
-    rows = [row for row in metrics["differences"] if tuple(row[key] for key in keys) == wanted]
-    return [row for row in rows if row["low"] is not None]
-
-
-def _signed(difference: float) -> str:
-    return f"{100 * difference:+.0f}".replace("-", "−")
-
-
-def _between(number: dict[str, Any], metrics: dict[str, Any]) -> str:
-    if number["low"] is None:
-        return " (no interval)"
-    confidence = 100 * metrics["settings"]["confidence"]
-    return f" ({confidence:g} % interval {100 * number['low']:.0f} to {100 * number['high']:.0f})"
 
 
 def subgroups(blocks: list[dict[str, Any]], model: str) -> list[dict[str, Any]]:

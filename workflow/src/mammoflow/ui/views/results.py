@@ -7,6 +7,7 @@ import streamlit as st
 
 from mammoflow.headline import NAMES, in_words, select
 from mammoflow.report.collect import Run, read_run
+from mammoflow.truth import truth_of
 from mammoflow.ui.fields import plain
 from mammoflow.ui.project import Project
 from mammoflow.ui.views.common import complaints, job_panel
@@ -32,7 +33,8 @@ def _run(run: Run) -> None:
     if run.metrics:
         with st.container(key=f"metrics-{run.name}"):
             st.table(numbers(run.metrics), hide_index=True)
-            st.caption("AUC on the test patients with its interval. A model must beat the metadata-only floor.")
+            note = truth_of(run.metrics.get("label_sources", {})).note or ""
+            st.caption(f"AUC on the test patients with its interval. A model must beat the metadata-only floor. {note}")
     else:
         st.info("Not evaluated yet.")
     curves = {fold: table.set_index("epoch")["val_auc"] for fold, (table, _) in run.folds.items()}
@@ -43,12 +45,12 @@ def _run(run: Run) -> None:
 
 def numbers(metrics: dict[str, Any]) -> pd.DataFrame:
     """Test AUC by level and model, as ``mammoflow headline`` prints it."""
-    rows = []
+    rows, called = [], truth_of(metrics.get("label_sources", {})).called
     for block in select(metrics["results"], split="test"):
         if block["model"] != "calibrated":
             auc = in_words(block["metrics"].get("auc", {"value": None, "reason": block["reason"]}))
             rows.append((block["level"], NAMES[block["model"]], auc, block["n_units"], block["n_positive"]))
-    return pd.DataFrame(rows, columns=["level", "model", "test AUC", "units", "malignant"])
+    return pd.DataFrame(rows, columns=["level", "model", "test AUC", "units", called])
 
 
 def _report(project: Project) -> None:
