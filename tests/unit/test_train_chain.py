@@ -284,6 +284,27 @@ def test_patients_that_the_source_saw_may_not_be_held_out(data, classified):
     assert len(from_run.overlap(seen, renamed.assign(split="test", group_id=manifest["group_id"]), 0))
 
 
+def test_films_under_other_ids_are_refused_where_the_data_are_joined(data, classified):
+    """By hand, without a configuration: CBIS-DDSM was cut from DDSM, and no id, group or file tells."""
+    manifest = tables.read(data[0] / "manifest.parquet", "manifest").assign(dataset="cbis_ddsm")
+    source = from_run.Source.open(classified / "0")
+    films = from_run.Source(source.directory, source.record, source.seen.assign(dataset="ddsm", run="pre"))
+    message = "run 'pre' brings in ddsm, which shows the same patients as cbis_ddsm of this run's cohort"
+    with pytest.raises(UserError, match=f"from_run: {message}"):
+        from_run.refuse_films_of("from_run", [source, films], manifest)
+    with pytest.raises(UserError, match=f"pseudo_labels.run: {message}"):
+        pseudo.teachers([films], manifest, 0, "another digest")
+    from_run.refuse_films_of("from_run", [source, films], manifest.assign(dataset="ddsm"))
+    unnamed = tables.finish("manifest", manifest.assign(
+        dataset="ddsm", split=pd.NA, fold=pd.NA, label_malignant=pd.NA, exclude_reason="no_label"
+    ))  # fmt: skip
+    with pytest.raises(UserError, match=r"ddsm, which shows the same patients as cbis_ddsm .* leave ddsm or cbis_ddsm"):
+        unlabelled.unlabelled(unnamed, manifest)
+    labelled = manifest.assign(dataset="ddsm", split="train", fold=pd.NA, label_source="pseudo:clf")
+    with pytest.raises(UserError, match="ddsm, which shows the same patients as cbis_ddsm"):
+        pseudo.check(labelled, manifest)
+
+
 def test_an_encoder_that_does_not_fit_is_refused(classified):
     from mammoflow.train.classifier import Classifier
 
@@ -401,51 +422,3 @@ def test_the_audit_sees_a_pseudo_label_that_would_judge(data):
     with pytest.raises(UserError, match="column label_source"):
         tables.finish("manifest", taught.assign(label_source="pseudo"))
     assert np.isin(tables.LABEL_SOURCES, ["pathology", "followup", "birads", "folder", "none"]).all()
-
-
-# --- configuration ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("runs", "message"),
-    [
-        ({"a": {"from_run": "b"}}, r"runs\.a\.from_run: 'b' is not in runs \(a\)"),
-        ({"a": {"from_run": "a"}}, r"runs\.a\.from_run: a -> a is a cycle"),
-        (
-            {
-                "a": {"from_run": "c"},
-                "b": {"from_run": "a"},
-                "c": {"pseudo_labels": {"run": "b", "datasets": ["mias"]}},
-            },
-            r"runs\.a\.from_run: a -> c -> b -> a is a cycle",
-        ),
-        ({"a": {}, "b": {"from_run": "a", "encoder": "resnet18"}}, "no weight would fit"),
-        ({"a": {}, "b": {"from_run": "a", "shuffle_labels": True}}, "negative control"),
-        ({"a": {}, "b": {"pseudo_labels": {"run": "a", "datasets": ["rsna"]}}}, "'rsna' is not in datasets"),
-        (
-            {"a": {"task": "segment"}, "b": {"pseudo_labels": {"run": "a", "datasets": ["mias"]}}},
-            "only classify runs give and take",
-        ),
-        (
-            {"a": {"task": "segment", "segment": {"sampling": "window", "window": [2048, 64]}}},
-            "larger than image_size",
-        ),
-        ({"a": {"task": "segment", "shuffle_labels": True}}, "learns from marked lesions"),
-    ],
-)
-def test_references_between_runs_are_checked_at_once(runs, message):
-    config = {"datasets": {"mias": {}}, "cohorts": {"m": {"datasets": ["mias"]}}}
-    config["runs"] = {name: {"cohort": "m", **values} for name, values in runs.items()}
-    with pytest.raises(UserError, match=message):
-        settings.check_references(settings.resolve(config))
-
-
-def test_a_chain_without_a_cycle_is_fine():
-    runs = {
-        "a": {},
-        "b": {"from_run": "a"},
-        "c": {"from_run": "b", "pseudo_labels": {"run": "a", "datasets": ["mias"]}},
-    }
-    config = {"datasets": {"mias": {}}, "cohorts": {"m": {"datasets": ["mias"]}}}
-    config["runs"] = {name: {"cohort": "m", **values} for name, values in runs.items()}
-    settings.check_references(settings.resolve(config))

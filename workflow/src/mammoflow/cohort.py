@@ -19,7 +19,8 @@ from mammoflow import provenance, settings, tables
 from mammoflow.assignment import assign, resolve_official_conflicts
 from mammoflow.audit import audit, first_leak
 from mammoflow.balance import balance_table
-from mammoflow.duplicates import copies, merge_groups, merge_near_duplicates, refuse_same_films
+from mammoflow.datasets.same_films import refuse_same_films
+from mammoflow.duplicates import copies, merge_groups, merge_near_duplicates
 from mammoflow.errors import UserError
 from mammoflow.files import write_json, write_text
 

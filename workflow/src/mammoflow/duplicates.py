@@ -5,22 +5,6 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from mammoflow.errors import UserError
-
-# Archives made of the same films under other ids, without a public map between them: no split of the pool can be proven
-# clean. CBIS-DDSM was cut from DDSM (Lee et al. 2017); mini-MIAS is MIAS at 200 microns.
-SAME_FILMS = [("cbis_ddsm", "ddsm"), ("mias", "mias_full")]
-
-
-def refuse_same_films(datasets: list[str]) -> None:
-    """Raise UserError where two of the datasets hold the same patients under different ids."""
-    for first, second in SAME_FILMS:
-        if {first, second} <= set(datasets):
-            raise UserError(
-                f"{first} and {second} show the same patients under different ids, so no split of both can be clean: "
-                "keep one of them in this cohort"
-            )
-
 
 def merge_groups(group_id: pd.Series, sha256: pd.Series) -> pd.Series:
     """Join groups that share a file.

@@ -16,8 +16,10 @@ import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
+from mammoflow.chains import refuse_cycle, refuse_films_seen_before, source_runs
 from mammoflow.datasets import archive
 from mammoflow.datasets.catalog import ROUTES
+from mammoflow.datasets.same_films import refuse_same_films
 from mammoflow.errors import UserError
 from mammoflow.imaging.flags import FLAGS
 
@@ -125,6 +127,10 @@ def check_references(config: dict[str, Any], where: str = "config") -> dict[str,
                 raise UserError(f"{where}.cohorts.{name}.datasets: {dataset!r} is not in datasets ({known})")
             if archive(dataset).not_supervised:
                 raise UserError(f"{where}.cohorts.{name}.datasets: {dataset!r}: {archive(dataset).not_supervised}")
+        try:
+            refuse_same_films(cohort["datasets"])
+        except UserError as error:
+            raise UserError(f"{where}.cohorts.{name}.datasets: {error}") from None
         total = sum(cohort["splits"].values())
         if abs(total - 1) > 1e-6:
             raise UserError(f"{where}.cohorts.{name}.splits: the shares add up to {total:g}, not 1")
@@ -143,6 +149,8 @@ def check_references(config: dict[str, Any], where: str = "config") -> dict[str,
                 f"batch, which cannot be cut into {run['accumulate']} parts"
             )
         _check_run(config, name, f"{where}.runs.{name}")
+    for name in config["runs"]:  # once all of them are sound: this follows chains to their beginning
+        refuse_films_seen_before(config, name, f"{where}.runs.{name}")
     return config
 
 
@@ -159,12 +167,6 @@ def read_config(path: Path) -> dict[str, Any]:
     return check_references(resolve(config, str(path)), str(path))
 
 
-def source_runs(run: dict[str, Any]) -> dict[str, str]:
-    """Key of a run's section -> the run it names: what has to be trained first."""
-    named = {"from_run": run["from_run"], "pseudo_labels.run": (run["pseudo_labels"] or {}).get("run")}
-    return {key: name for key, name in named.items() if name is not None}
-
-
 def _check_run(config: dict[str, Any], name: str, where: str) -> None:
     """References of one run to others, and what its task cannot do."""
     runs, run = config["runs"], config["runs"][name]
@@ -176,7 +178,7 @@ def _check_run(config: dict[str, Any], name: str, where: str) -> None:
             raise UserError(
                 f"{where}.{key}: a negative control with shuffle_labels can neither start from a run nor teach"
             )
-    _refuse_cycle(runs, name, where)
+    refuse_cycle(runs, name, where)
     if run["from_run"] and runs[run["from_run"]]["encoder"] != run["encoder"]:
         raise UserError(
             f"{where}.from_run: {run['from_run']!r} has encoder {runs[run['from_run']]['encoder']}, this run "
@@ -197,21 +199,6 @@ def _check_run(config: dict[str, Any], name: str, where: str) -> None:
         window = run["segment"]["window"]
         if run["segment"]["sampling"] != "image" and any(map(int.__gt__, window, run["image_size"])):
             raise UserError(f"{where}.segment.window: {window} is larger than image_size {run['image_size']}")
-
-
-def _refuse_cycle(runs: dict[str, Any], name: str, where: str) -> None:
-    """Raise UserError where ``name`` needs itself to be trained first."""
-    paths = [[name]]
-    while paths:
-        path = paths.pop()
-        for source in source_runs(runs[path[-1]]).values():
-            if source == name:
-                first = next(iter(source_runs(runs[name])))
-                raise UserError(
-                    f"{where}.{first}: {' -> '.join([*path, name])} is a cycle: no run could be trained first"
-                )
-            if source in runs and source not in path:
-                paths.append([*path, source])
 
 
 def _resolve(values: Any, rules: dict[str, Any], where: str) -> dict[str, Any]:

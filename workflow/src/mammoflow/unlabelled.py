@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from mammoflow import tables
+from mammoflow.datasets.same_films import refuse_seen_films
 from mammoflow.errors import UserError
 from mammoflow.features import breast_key
 
@@ -37,6 +38,7 @@ def unlabelled(manifest: pd.DataFrame, cohort: pd.DataFrame) -> pd.DataFrame:
     rows = manifest[wanted].assign(exclude_reason=pd.NA, label_malignant=pd.NA, split="train")
     rows = rows.assign(patient=rows["dataset"] + "|" + rows["patient_id"])
     placed = cohort[cohort["split"].notna()]
+    refuse_seen_films("list-unlabelled: --manifests", rows["dataset"], "the cohort", placed["dataset"])
     placed = placed.assign(patient=placed["dataset"] + "|" + placed["patient_id"])
     held_out = placed[placed["split"] != "train"]
     folds = pd.Series(pd.NA, index=rows.index, dtype="Int64")

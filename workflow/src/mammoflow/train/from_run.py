@@ -7,8 +7,9 @@ chain of runs is checked to its beginning. The rule:
 - Patients that the source looked at to choose its epoch may not be in this run's test split or held-out fold.
 - On the same cohort the same fold is taken. From another cohort the best fold that breaks neither rule is taken.
 
-A patient is known by id, by group and by identical files. Where no fold is clean the training is refused: leaving
-patients out of val or test here would silently change what the run is compared on.
+A patient is known by id, by group and by identical files; archives made of the same films under other ids are refused
+as a whole (:mod:`mammoflow.datasets.same_films`). Where no fold is clean the training is refused: leaving patients out
+of val or test here would silently change what the run is compared on.
 """
 
 import json
@@ -21,6 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mammoflow import settings, tables
+from mammoflow.datasets.same_films import refuse_seen_films
 from mammoflow.errors import UserError
 from mammoflow.files import file_digest
 from mammoflow.train.common import RECORD, WEIGHTS
@@ -91,6 +93,7 @@ def choose(directories: list[Path], manifest: pd.DataFrame, fold: int, cohort_di
     sources = [Source.open(directory) for directory in directories]
     same = [one for one in sources if one.record["cohort_digest"] == cohort_digest]
     sources = [one for one in same if one.record["fold"] == fold] if same else sources
+    refuse_films_of("from_run", sources, manifest)
     if not sources:
         raise UserError(f"--from-run lacks fold {fold}: on the same cohort a fold starts from the same fold")
     leaks = [overlap(one.seen, manifest, fold) for one in sources]
@@ -104,6 +107,16 @@ def choose(directories: list[Path], manifest: pd.DataFrame, fold: int, cohort_di
             "one cohort for both runs, or leave that archive out of one of them"
         )
     return max(clean, key=_merit)
+
+
+def refuse_films_of(key: str, sources: list[Source], manifest: pd.DataFrame) -> None:
+    """Raise UserError where a source has seen the films of the cohort ``manifest`` under other ids.
+
+    key: of the run's section that names the source.
+    """
+    for one in sources:
+        for before, rows in one.seen.groupby("run"):
+            refuse_seen_films(f"{key}: run {before!r}", rows["dataset"], "this run's cohort", manifest["dataset"])
 
 
 def _merit(source: Source) -> tuple[float, int]:

@@ -19,11 +19,12 @@ import pandas as pd
 import torch
 
 from mammoflow import settings, tables
+from mammoflow.datasets.same_films import refuse_seen_films
 from mammoflow.errors import UserError
 from mammoflow.files import write_json
 from mammoflow.pack import PackedImages
 from mammoflow.train.common import JoinedPacks, open_cohort, open_pack, say, set_threads, uses_cuda
-from mammoflow.train.from_run import Source, known_in, overlap
+from mammoflow.train.from_run import Source, known_in, overlap, refuse_films_of
 from mammoflow.train.units import build_units, unit_ids
 from mammoflow.unit_labels import with_unit_labels
 
@@ -95,6 +96,7 @@ def teachers(sources: list[Source], manifest: pd.DataFrame, fold: int, cohort_di
     same = [one for one in sources if one.record["cohort_digest"] == cohort_digest]
     if same:
         sources = [one for one in same if one.record["fold"] == fold]
+    refuse_films_of("pseudo_labels.run", sources, manifest)
     clean = [one for one in sources if overlap(one.seen, manifest, fold).empty]
     if not clean:
         raise UserError(
@@ -141,6 +143,7 @@ def add_pseudo(
 
 def check(rows: pd.DataFrame, manifest: pd.DataFrame) -> None:
     """Raise UserError unless pseudo-labelled ``rows`` keep to split train; see the module's text."""
+    refuse_seen_films("the pseudo-labels: their table", rows["dataset"], "this run's cohort", manifest["dataset"])
     source = rows["label_source"].fillna("")
     wrong = (
         (rows["split"] != "train").fillna(True)
