@@ -315,6 +315,20 @@ def test_convert_file_prints_the_row_and_writes_the_png(archive, tmp_path, capsy
     assert cv2.imread(str(out), cv2.IMREAD_UNCHANGED).shape == (row["out_height"], row["out_width"])
 
 
+def test_convert_file_never_overwrites_what_it_reads(archive, tmp_path, capsys):
+    raw = tmp_path / "raw.dcm"
+    raw.write_bytes((archive[0] / "image1.dcm").read_bytes())
+    link = tmp_path / "link.png"
+    link.symlink_to(raw)
+    before = raw.read_bytes()
+    for out in (raw, tmp_path / "." / "raw.dcm", link):
+        assert cli.main(["convert-file", str(raw), "--out", str(out)]) == 2
+        assert "give another --out" in capsys.readouterr().err
+    assert raw.read_bytes() == before
+    assert cli.main(["convert-file", str(link), "--out", str(raw)]) == 2
+    assert raw.read_bytes() == before
+
+
 def test_convert_file_says_why_it_failed(tmp_path, capsys):
     (tmp_path / "a.dcm").write_text("no image" * 50)
     assert cli.main(["convert-file", str(tmp_path / "a.dcm"), "--out", str(tmp_path / "a.png")]) == 1

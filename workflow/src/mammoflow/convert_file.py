@@ -34,6 +34,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if not args.file.is_file():
         raise UserError(f"{args.file} is not a file: give one DICOM, PGM, PNG, TIFF or JPEG file")
+    if args.out.exists() and args.out.samefile(args.file):
+        raise UserError(f"{args.out} is the file that is to be converted: give another --out, or it would be lost")
     row = convert_file(args.file, args.out, config.parse_section("convert", args.settings), args.dataset)
     print(json.dumps({name: row.get(name) for name in tables.CONVERT_LEDGER}, indent=2))
     if row["status"] != "ok":
