@@ -110,6 +110,35 @@ def test_cohort_can_list_them_only_or_not_look(planted, capsys):
     assert run_cohort(directory, "blind", near_duplicates="ignore")[1]["near_duplicates"] is None
 
 
+def test_an_unlabelled_copy_of_a_held_out_picture_keeps_its_woman_out(planted, capsys):
+    """The copies' women have no label, so that the cohort compares none of their pictures."""
+    directory, copies = planted
+    manifest = tables.read(directory / "results" / "manifest.parquet", "manifest")
+    women = set(manifest.loc[manifest["image_id"].isin(copies), "patient_id"])
+    named = ~manifest["patient_id"].isin(women)
+    manifest = manifest.assign(exclude_reason=manifest["exclude_reason"].where(named, "no_label"))
+    tables.write(manifest, directory / "partly" / "manifest.parquet")
+    cohort = manifest.assign(split=named.map({True: "train"}), fold=named.map({True: 0}))
+    originals = {copy: manifest["image_id"] == original for copy, original in copies.items()}
+    held_out = sorted(copies)[:3]
+    for copy in held_out:
+        patient = manifest.loc[originals[copy], "patient_id"].iloc[0]
+        cohort.loc[cohort["patient_id"] == patient, ["split", "fold"]] = ["test", pd.NA]
+    tables.write(tables.finish("manifest", cohort), directory / "held" / "manifest.parquet")
+
+    command = f"list-unlabelled --manifests {directory}/partly --cohort {directory}/held --out {directory}/listed"
+    assert cli.main(command.split()) == 2
+    assert "--near-duplicates ignore" in capsys.readouterr().err
+    assert cli.main([*command.split(), "--store", str(directory / "store"), "--threads", "2"]) == 0
+    listed = tables.read(directory / "listed" / "manifest.parquet", "manifest")
+    gone = set(manifest.loc[manifest["image_id"].isin(held_out), "patient_id"])
+    assert set(listed["patient_id"]) == women - gone
+    assert set(listed["fold"]) == {0}
+    assert set(listed["group_id"]) <= set(cohort.loc[cohort["split"] == "train", "group_id"])
+    assert cli.main([*command.split(), "--near-duplicates", "ignore"]) == 0
+    assert set(tables.read(directory / "listed" / "manifest.parquet", "manifest")["patient_id"]) == women
+
+
 def test_cohort_needs_the_store_to_compare_pictures(tmp_path):
     manifest = make_manifest(make_images(10))
     with pytest.raises(UserError, match="--store, or set near_duplicates: ignore"):

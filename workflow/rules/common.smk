@@ -223,6 +223,10 @@ def cohort_settings(wildcards):
     return as_json(config["cohorts"][wildcards.cohort])
 
 
+def run_near_duplicates(wildcards):
+    return config["cohorts"][config["runs"][wildcards.run]["cohort"]]["near_duplicates"]
+
+
 def run_seed(wildcards):
     seed = config["runs"][wildcards.run]["seed"]
     return config["seed"] if seed is None else seed

@@ -22,12 +22,15 @@ rule list_unlabelled:
         "<results>/logs/list_unlabelled/{run}.log",
     conda:
         "../../envs/tabular.yaml"
+    threads: 4
     resources:
-        mem_mb=memory_mb(2000),
-        runtime=runtime_minutes(30),
+        mem_mb=memory_mb(3000),
+        runtime=runtime_minutes(60),
     params:
         cohort=subpath(input.digest, parent=True),
         manifests=lambda wildcards, input: [str(Path(path).parent) for path in input.manifests],
+        near_duplicates=run_near_duplicates,
+        store=config["store"],
         out=subpath(output[0], parent=True),
         recipe=stage_recipe("pseudo"),
     message:
@@ -37,6 +40,9 @@ rule list_unlabelled:
         python -m mammoflow list-unlabelled \
             --cohort {params.cohort:q} \
             --manifests {params.manifests:q} \
+            --near-duplicates {params.near_duplicates} \
+            --store {params.store:q} \
+            --threads {threads} \
             --out {params.out:q} \
             2>&1 | tee {log:q}
         """

@@ -25,6 +25,30 @@ def merge_near_duplicates(manifest: pd.DataFrame, pairs: pd.DataFrame) -> pd.Ser
     return _join(manifest["group_id"], members, pd.Series(2 * list(range(len(pairs))), dtype="int64"))
 
 
+def join_tables(
+    rows: pd.DataFrame, cohort: pd.DataFrame, pairs: pd.DataFrame | None = None
+) -> tuple[pd.Series, pd.Series]:
+    """The groups of two manifests' rows after joining those that share a patient, a file, or a picture of ``pairs``.
+
+    ``pairs``: of neardup.find_near_duplicates() over both, None where the pictures were not compared. Returns the
+    groups of ``rows`` and those of ``cohort``, each with its table's index; a group may stand in both.
+    """
+    both = pd.concat([rows, cohort], ignore_index=True)
+    known = both["source_sha256"].notna()
+    links = [
+        (both["group_id"], "patient|" + both["dataset"] + "|" + both["patient_id"]),
+        (both.loc[known, "group_id"], "file|" + both.loc[known, "source_sha256"]),
+    ]
+    if pairs is not None:
+        image = both.assign(name=both["dataset"] + "|" + both["image_id"]).drop_duplicates("name")
+        group = image.set_index("name")["group_id"]
+        number = pd.Series([f"picture|{index}" for index in range(len(pairs))], dtype="string")
+        links += [(group.loc[pairs[side]], number) for side in ("first", "second")]
+    members, keys = (pd.concat(part, ignore_index=True) for part in zip(*links, strict=True))
+    joined = _join(both["group_id"], members, keys)
+    return joined[: len(rows)].set_axis(rows.index), joined[len(rows) :].set_axis(cohort.index)
+
+
 def _join(group_id: pd.Series, members: pd.Series, keys: pd.Series) -> pd.Series:
     """``group_id`` after joining the groups that have a key in common; members[i] (a group) has keys[i]."""
     groups, group_codes = np.unique(group_id.to_numpy(dtype=object), return_inverse=True)

@@ -4,8 +4,8 @@ Three steps, each a rule: ``list-unlabelled`` finds the images, ``pack`` packs t
 per fold and keeps the confident ones. The rules of honesty:
 
 - Every such image stands in split train, and nowhere else; its ``label_source`` is ``pseudo:<run>``.
-- Images of a patient (by id, group or identical file) in val or test are not taken. Those of a patient in a fold of
-  train belong to that fold, and so never teach the model that scores it.
+- Images of a patient (by id, group, identical file or near-duplicate picture) in val or test are not taken. Those of a
+  patient in a fold of train belong to that fold, and so never teach the model that scores it.
 - The labelling run is judged like a source of weights (:mod:`mammoflow.train.from_run`): on the same cohort its same
   fold labels; from another cohort all its folds do that have not seen the patients held out here.
 """
@@ -20,11 +20,12 @@ import torch
 
 from mammoflow import settings, tables
 from mammoflow.datasets.same_films import refuse_seen_films
+from mammoflow.duplicates import join_tables
 from mammoflow.errors import UserError
 from mammoflow.files import write_json
 from mammoflow.pack import PackedImages
 from mammoflow.train.common import JoinedPacks, open_cohort, open_pack, say, set_threads, uses_cuda
-from mammoflow.train.from_run import Source, known_in, overlap, refuse_films_of
+from mammoflow.train.from_run import Source, overlap, refuse_films_of
 from mammoflow.train.units import build_units, unit_ids
 from mammoflow.unit_labels import with_unit_labels
 
@@ -145,14 +146,16 @@ def check(rows: pd.DataFrame, manifest: pd.DataFrame) -> None:
     """Raise UserError unless pseudo-labelled ``rows`` keep to split train; see the module's text."""
     refuse_seen_films("the pseudo-labels: their table", rows["dataset"], "this run's cohort", manifest["dataset"])
     source = rows["label_source"].fillna("")
+    group, placed = join_tables(rows, manifest)
     wrong = (
         (rows["split"] != "train").fillna(True)
         | ~source.str.startswith(tables.PSEUDO)
-        | known_in(rows, manifest[manifest["split"].isin(["val", "test"])])
+        | group.isin(placed[manifest["split"].isin(["val", "test"])])
     )
-    train = manifest[manifest["split"] == "train"]
-    for fold in train["fold"].dropna().unique():
-        wrong |= known_in(rows, train[train["fold"] == fold]) & (rows["fold"] != fold).fillna(True)
+    fold_of = manifest["fold"].where(manifest["split"] == "train")
+    for fold in fold_of.dropna().unique():
+        held_out = placed[(fold_of == fold).fillna(False)]
+        wrong |= group.isin(held_out) & (rows["fold"] != fold).fillna(True)
     if wrong.any():
         first = rows[wrong.to_numpy(bool)].iloc[0]
         raise UserError(
