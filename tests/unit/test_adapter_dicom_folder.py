@@ -1,6 +1,7 @@
 """A hospital's DICOM tree: what is taken from headers, what is left out and why, and the two optional tables."""
 
 import logging
+import os
 import shutil
 from pathlib import Path
 
@@ -9,11 +10,12 @@ import pandas as pd
 import pytest
 from pydicom.uid import DigitalMammographyXRayImageStorageForProcessing, MRImageStorage
 
-from mammoflow import phantom
+from mammoflow import cli, phantom
 from mammoflow.datasets import dicom_folder
 from mammoflow.datasets.detection import search
 from mammoflow.datasets.dicom_folder import years
 from mammoflow.errors import UserError
+from mammoflow.inventory import take_inventory
 from mammoflow.phantom import mg_dicom
 
 BASE = {
@@ -47,6 +49,31 @@ def tree(tmp_path: Path) -> Path:
 
 def images_of(root: Path) -> pd.DataFrame:
     return dicom_folder.inventory(root).images.set_index("image_id")
+
+
+def test_a_path_that_is_not_utf8_is_refused_by_name(tree, tmp_path, capsys):
+    """Old exports have Latin-1 names. What is no image may be called as it likes."""
+    (tree / "a" / os.fsdecode(b"Gr\xfc\xdfe.txt")).write_text("x")
+    out = tmp_path / "out"
+    assert cli.main(["inventory", "dicom_folder", str(tree), "--out", str(out)]) == 0
+    (tree / "b").rename(tree / os.fsdecode(b"M\xfcller1"))
+    shutil.rmtree(out)
+    assert cli.main(["inventory", "dicom_folder", str(tree), "--out", str(out)]) == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert r"'M\udcfcller1/x.dcm'" in message
+    assert f"below {tree}, is not a UTF-8 name" in message
+    assert "convmv" in message
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("name", ["cmmd", "ddsm", "inbreast"])
+def test_such_a_path_is_refused_in_every_archive(name, tmp_path):
+    """Some adapters meet it before their table is whole."""
+    phantom.write(name, tmp_path, patients=2, seed=1)
+    image = next(path for path in sorted(tmp_path.rglob("*")) if path.suffix.lower() in {".dcm", ".ljpeg"})
+    image.parent.rename(os.fsdecode(os.fsencode(image.parent) + b"\xfc"))
+    with pytest.raises(UserError, match=r"\\udcfc.* is not a UTF-8 name"):
+        take_inventory(name, tmp_path, [])
 
 
 # --- headers

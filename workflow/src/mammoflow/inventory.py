@@ -41,8 +41,19 @@ def run(args: argparse.Namespace) -> None:
 
 
 def take_inventory(dataset: str, root: Path, exclude: list[str], for_processing: str = "exclude") -> Inventory:
-    """The adapter's inventory with the images of ``exclude`` marked. Raises UserError for an unusable archive."""
-    listed = adapter(dataset).inventory(Path(root))
+    """The adapter's inventory with the images of ``exclude`` marked.
+
+    Raises UserError for an unusable archive, and where an image's path is not UTF-8: no table could hold it.
+    """
+    try:
+        listed = adapter(dataset).inventory(Path(root))
+        for path in pd.concat([listed.images["path"], listed.findings["mask_path"]]).dropna():
+            path.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{error.object!a}, below {root}, is not a UTF-8 name (where it says \\udcfc there is a byte fc): rename "
+            "it, or the whole tree with `convmv -r -f latin1 -t utf8 --notest DIR`"
+        ) from None
     listed = listed._replace(images=keep_one_presentation(listed.images, for_processing))
     return listed._replace(images=exclude_images(listed.images, exclude)) if exclude else listed
 
