@@ -293,6 +293,12 @@ def test_digest_changes_with_what_training_sees_and_not_with_file_times(results)
     digest = summarize("both", manifest, findings)
     assert digest == json.loads((results / "a" / "digest.json").read_text())
     assert summarize("both", manifest.assign(source_mtime_ns=5), findings) == digest
+    # Neither where the crops lie (their recipe is part of it) nor the name of a policy that changed no label.
+    assert summarize("both", manifest.assign(label_policy="0badcafe"), findings) == digest
+    cut = findings.assign(roi_path="rsna/1234abcd/a.png", roi_outline_path="rsna/1234abcd/b.png", flags="roi_shifted")
+    assert summarize("both", manifest, cut) == digest
+    drawn = findings.assign(points="[[[0,0],[4,0],[4,4]]]")
+    assert summarize("both", manifest, drawn)["findings_sha256"] != digest["findings_sha256"]
     flipped = manifest.assign(label_malignant=1 - manifest["label_malignant"])
     assert summarize("both", flipped, findings)["manifest_sha256"] != digest["manifest_sha256"]
     moved = findings.assign(out_xmin=findings["out_xmin"] + 1)

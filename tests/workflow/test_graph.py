@@ -137,11 +137,20 @@ def test_a_change_costs_only_what_depends_on_it(
     assert not untouched & set(planned)
 
 
-def test_an_unchanged_split_does_not_train_again(finished: Workflow) -> None:
-    """The manifest is written anew, the split comes out the same: training is planned, then dropped."""
-    output = finished.run("--forcerun", "write_manifest")
-    assert "Split and audit the cohort both" in output
-    assert "Train tiny" not in output.split("Split and audit the cohort both")[1]
+def test_an_unchanged_split_does_not_train_again(finished: Workflow, tmp_path: Path) -> None:
+    """Lesions are cut anew, and the policy changes on what no label here hangs; the split comes out the same: packing
+    and training are planned, then dropped."""
+    changed = Workflow(finished.directory, tmp_path / "config.yaml")
+    shutil.copy(finished.config, changed.config)
+    changed.change("crop", margin=0.5)
+    changed.change("labels", unlabelled_side="normal")  # CMMD's alone
+    output = changed.run()
+    assert "Cut the lesions of cbis_ddsm" in output
+    before, after = output.split("Split and audit the cohort both")
+    assert "Write the manifest of cbis_ddsm" in before
+    assert "Write the report" in after
+    for job in ("Train tiny", "Pack the images of both", "Score the images of tiny"):
+        assert job not in after
 
 
 def test_a_corrupt_file_is_quarantined_and_only_it_is_tried_again(phantoms: Path, tmp_path: Path) -> None:

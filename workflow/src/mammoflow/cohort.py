@@ -24,6 +24,13 @@ from mammoflow.duplicates import copies, merge_groups, merge_near_duplicates
 from mammoflow.errors import UserError
 from mammoflow.files import write_json, write_text
 
+# When a file was written: copying an archive changes no image. Which policy labelled: the labels themselves count.
+# Where the lesion crops lie, and what was said of cutting them: models see the working images, outlines and boxes.
+NOT_LEARNED_FROM = {
+    "manifest": ["source_mtime_ns", "label_policy"],
+    "findings": ["roi_path", "roi_outline_path", "flags"],
+}
+
 
 class Cohort(NamedTuple):
     """manifest: finished, with ``split`` and ``fold``; audit: what audit.json holds; balance: see balance_table()."""
@@ -153,16 +160,15 @@ def _picture_warnings(pairs: list[dict[str, Any]] | None, merged: bool) -> list[
 def summarize(name: str, manifest: pd.DataFrame, findings: pd.DataFrame) -> dict[str, Any]:
     """What digest.json holds: equal for equal cohorts, and different as soon as training would see another thing.
 
-    The time a source file was written is left out: copying an archive changes no image.
+    See NOT_LEARNED_FROM for what is left out: a change of it must not train anew.
     """
     part = manifest[manifest["exclude_reason"].isna()]
     counts = part.groupby(["split", "label_malignant"]).size()
     return {
         "cohort": name,
         "version": settings.STAGE_VERSIONS["cohort"],
-        "manifest_sha256": _content_hash(manifest.drop(columns="source_mtime_ns")),
-        "findings_sha256": _content_hash(findings),
-        "label_policy": sorted(manifest["label_policy"].unique()),
+        "manifest_sha256": _content_hash(manifest.drop(columns=NOT_LEARNED_FROM["manifest"])),
+        "findings_sha256": _content_hash(findings.drop(columns=NOT_LEARNED_FROM["findings"])),
         "images": {
             split: {str(label): int(counts.get((split, label), 0)) for label in (0, 1)} for split in tables.SPLITS
         },

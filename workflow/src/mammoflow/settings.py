@@ -34,7 +34,7 @@ STAGE_VERSIONS = {
     "convert": 3,
     "crop": 4,
     "manifest": 4,
-    "cohort": 2,
+    "cohort": 3,
     "pack": 1,
     "pseudo": 2,
     "train": 3,
