@@ -9,8 +9,8 @@ from workflow.harness import make_workflow
 
 pytestmark = [pytest.mark.workflow, pytest.mark.slow]
 
-# A third of the benchmark's women, for minutes' sake, teach less; and arithmetic differs by machine. The benchmark holds
-# the same runs to curriculum.WANTED: docs/benchmarks.md.
+# A third of the benchmark's women, for minutes' sake, teach less; and arithmetic differs by machine. The benchmark
+# holds the same runs to curriculum.WANTED: docs/benchmarks.md.
 WOMEN = curriculum.WOMEN // 3
 LEAST = {curriculum.AUC: 0.9, curriculum.HEAT: 0.8, curriculum.DICE: 0.7, curriculum.HITS: 0.85}
 
