@@ -1,15 +1,20 @@
 """Records of jobs and `status`: what runs, what stopped and why, without asking a scheduler."""
 
+import json
 import os
+import shlex
 import signal
 import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from made_tables import make_images
 from mammoflow import job_record, tables
 from mammoflow.cli import main
+from mammoflow.files import write_yaml
+from mammoflow.settings import read_config
 from mammoflow.status import dataset_status
 
 
@@ -77,3 +82,80 @@ def test_a_scheduler_that_ends_a_job_is_named(results):
     (job,) = dataset_status(results, "mias")["jobs"]
     assert job["state"] == "failed"
     assert "SIGTERM" in job["reason"]
+
+
+# --- another number of shards, other results --------------------------------------------------------------------------
+
+
+def deal(results: Path, shards: int, ledgers: int, age: float = 0) -> None:
+    """``shards`` shard files, ``age`` seconds old; the first ``ledgers`` are converted, each to one failed image."""
+    for number in range(shards):
+        name = f"{number:04d}-of-{shards:04d}"
+        path = results / f"mias/shards/{name}.csv"
+        tables.write(make_images(1, "mias"), path)
+        os.utime(path, (time.time() - age,) * 2)
+        if number < ledgers:
+            row = make_images(1, "mias")[["dataset", "image_id", "patient_id"]]
+            row = row.assign(status="failed", error="Gone", recipe="0badcafe")
+            tables.write(tables.finish("convert_ledger", row), results / f"mias/convert/{name}.parquet")
+
+
+@pytest.fixture
+def back_again(tmp_path: Path) -> Path:
+    """Configuration with two shards, all done; three were dealt since, and the last job that ran saw three."""
+    results = tmp_path / "my results"
+    tables.write(make_images(1, "mias"), results / "mias/inventory/images.parquet")
+    deal(results, 2, ledgers=2, age=100)
+    deal(results, 3, ledgers=0)
+    write_yaml(results / "config.yaml", {"results": str(results), "datasets": {"mias": {"shards": 3}}})
+    config = tmp_path / "c.yaml"
+    config.write_text(yaml.safe_dump({"results": f"{results}/", "datasets": {"mias": {"shards": 2}}}))
+    return config
+
+
+def test_the_configuration_says_which_shards_count_not_the_newest_files(back_again, capsys):
+    """Snakemake does not touch what is up to date, nor calls ``onstart`` where nothing is to be done."""
+    assert main(["status", "--json", "--config", str(back_again)]) == 0
+    seen = json.loads(capsys.readouterr().out)["mias"]
+    assert (seen["shards"], seen["shards_done"], seen["shards_waiting"]) == (2, 2, 0)
+
+
+def test_without_a_configuration_the_one_that_the_last_run_saved_says_it(results):
+    deal(results, 2, ledgers=1)
+    deal(results, 3, ledgers=0, age=100)
+    assert dataset_status(results, "mias")["shards"] == 2  # the newest files
+    write_yaml(results / "config.yaml", {"datasets": {"mias": {"shards": 3}}})
+    assert dataset_status(results, "mias")["shards"] == 3
+
+
+def test_failed_ledgers_have_the_names_that_the_rules_give_them(back_again, capsys):
+    """Quoted for ``xargs``: the path holds a space."""
+    assert main(["failed-shards", "mias", "--config", str(back_again)]) == 0
+    named = shlex.split(capsys.readouterr().out)
+    results = read_config(back_again)["results"]
+    assert named == [f"{results}/mias/convert/{number:04d}-of-0002.parquet" for number in range(2)]
+    assert main(["status", "--config", str(back_again)]) == 0
+    said = capsys.readouterr().out
+    assert f"failed-shards mias --config {back_again} | xargs -r snakemake" in said
+    assert f"--configfile {back_again} -R" in said
+
+
+def test_where_nothing_failed_nothing_is_named_and_it_is_said(results, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["failed-shards", "mias", "--results", str(results)]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "no image failed" in captured.err
+
+
+def test_a_dataset_or_results_that_are_not_there_name_the_cure(back_again, tmp_path, capsys, monkeypatch):
+    assert main(["failed-shards", "rsna", "--config", str(back_again)]) == 2
+    assert "does not name 'rsna'" in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)  # no config/config.yaml here
+    assert main(["status"]) == 2
+    assert "--config" in capsys.readouterr().err
+
+
+def test_results_are_called_as_snakemake_calls_files_on_its_command_line(tmp_path):
+    (tmp_path / "c.yaml").write_text("results: ./results//a/")
+    assert read_config(tmp_path / "c.yaml")["results"] == "results/a"

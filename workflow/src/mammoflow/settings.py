@@ -8,6 +8,7 @@ import copy
 import difflib
 import hashlib
 import json
+import os
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -57,17 +58,19 @@ def schema() -> dict[str, Any]:
 def resolve(config: dict[str, Any], where: str = "config") -> dict[str, Any]:
     """Validate a whole configuration and return a copy with every default filled in.
 
+    Directories lose what does not change their meaning (``./``, a last ``/``): names of files on Snakemake's command
+    line lose it too, and would not be those of the rules.
     Raises UserError with the key's path, what is wrong and what is allowed.
     """
-    resolved = _resolve(config, schema(), where)
+    filled = _resolve(config, schema(), where)
     for name in ("data", "results", "store"):
-        place = resolved[name]
+        place = filled[name]
         if place.startswith("~") or "$" in place:
             raise UserError(
                 f"{where}.{name}: no shell reads {place!r}, so a directory would have that name: write the whole path"
             )
-        resolved[name] = place.rstrip("/") or "/"  # a rule's file is named <results>/...
-    return resolved
+        filled[name] = os.path.normpath(place)
+    return filled
 
 
 def resolve_section(name: str, values: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shlex
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -15,35 +16,24 @@ from mammoflow import tables
 from mammoflow.errors import UserError
 from mammoflow.imaging.errors import meaning
 from mammoflow.job_record import JobRecord, read_records
+from mammoflow.layout import add_options, ledger_paths, place_of, shard_count
 
 JOBS_SHOWN = 20
 
 
-def ledger_paths(results: Path, dataset: str, stage: str) -> list[Path]:
-    """Ledgers of the newest shard layout of a stage, sorted. Older layouts (another shard count) are ignored."""
-    shards = sorted((results / dataset / "shards").glob("*-of-*.csv"), key=lambda path: path.stat().st_mtime)
-    count = shards[-1].name.split("-of-")[1].split(".")[0] if shards else "*"
-    return sorted((results / dataset / stage).glob(f"*-of-{count}.parquet"))
-
-
-def shard_count(results: Path, dataset: str) -> int:
-    """Number of shards of the newest layout; 0 where none is dealt yet."""
-    shards = sorted((results / dataset / "shards").glob("*-of-*.csv"), key=lambda path: path.stat().st_mtime)
-    return int(shards[-1].name.split("-of-")[1].split(".")[0]) if shards else 0
-
-
-def dataset_status(results: Path, dataset: str) -> dict[str, Any]:
+def dataset_status(results: Path, dataset: str, shards: int | None = None) -> dict[str, Any]:
     """Counts of one dataset: images listed, present, converted, failed (by reason), quarantined; shards done, running,
     stopped and waiting of all; lesions cut; what became of the manifest; and the jobs that run or did not end well.
 
+    ``shards``: of the configuration; None: see :func:`mammoflow.layout.shard_count`.
     Raises UserError where a ledger cannot be read.
     """
     images = tables.read(results / dataset / "inventory" / "images.parquet", "images")
-    ledgers = ledger_paths(results, dataset, "convert")
+    shards = shards or shard_count(results, dataset)
+    ledgers = ledger_paths(results, dataset, "convert", shards)
     rows = pd.concat([tables.read(path, "convert_ledger") for path in ledgers]) if ledgers else None
-    crops = [tables.read(path, "crop_ledger") for path in ledger_paths(results, dataset, "crop")]
+    crops = [tables.read(path, "crop_ledger") for path in ledger_paths(results, dataset, "crop", shards)]
     errors = Counter() if rows is None else Counter(rows.loc[rows["status"] == "failed", "error"].str.split(":").str[0])
-    shards = shard_count(results, dataset)
     jobs = {stage: read_records(results, dataset, stage, shards) for stage in ("convert", "crop")}
     states = Counter(job.state for job in jobs["convert"])
     # A shard that is converted again keeps its old ledger until the new one is written.
@@ -85,18 +75,20 @@ def known_datasets(results: Path) -> list[str]:
     found = sorted(path.parent.parent.name for path in results.glob("*/inventory/images.parquet"))
     if not found:
         raise UserError(
-            f"{results} holds no inventory: run `snakemake inventory`, or name another directory with --results"
+            f"{results} holds no inventory: run `snakemake inventory`, or name your configuration with --config"
         )
     return found
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--results", type=Path, default=Path("results"), help="directory of the results")
+    add_options(parser)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
 def run(args: argparse.Namespace) -> None:
-    status = {name: dataset_status(args.results, name) for name in known_datasets(args.results)}
+    place = place_of(args)
+    results = Path(place.results)
+    status = {name: dataset_status(results, name, place.shards.get(name)) for name in known_datasets(results)}
     if args.json:
         print(json.dumps(status, indent=2, sort_keys=True))
         return
@@ -112,10 +104,19 @@ def run(args: argparse.Namespace) -> None:
         for reason, count in row["reasons"].items():
             print(f"{name}: {count} x {reason}: {meaning(reason)}")
         if row["reasons"]:
-            retry = f"snakemake -R $(python -m mammoflow failed-shards {name})"
-            print(f"{name}: each image with its error: quarantine.csv. Try again: {retry}")
+            print(f"{name}: each image with its error: quarantine.csv. Try again: {_retry(name, args)}")
         if row["refused"]:
-            print(f"{name}: too many images failed for a manifest; see {args.results / name / 'quarantine.failed.csv'}")
+            print(f"{name}: too many images failed for a manifest; see {results / name / 'quarantine.failed.csv'}")
+
+
+def _retry(dataset: str, args: argparse.Namespace) -> str:
+    """The command that tries a dataset's failed images again."""
+    given, configured = "", ""
+    if args.results is not None:
+        given = f" --results {shlex.quote(args.results)}"
+    elif args.config is not None:
+        given, configured = (f" {word} {shlex.quote(str(args.config))}" for word in ("--config", "--configfile"))
+    return f"python -m mammoflow failed-shards {dataset}{given} | xargs -r snakemake --cores all{configured} -R"
 
 
 def _table(status: dict[str, dict[str, Any]]) -> Table:

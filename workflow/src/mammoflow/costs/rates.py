@@ -12,8 +12,7 @@ import pandas as pd
 
 from mammoflow import tables
 from mammoflow.errors import UserError
-from mammoflow.shard import shard_name
-from mammoflow.status import ledger_paths
+from mammoflow.layout import ledger_paths
 
 # Core-seconds to decode one megabyte (1e6) of source file, and for the rest of one image: window, crop, size, PNG.
 SECONDS_PER_MB = {"uncompressed": 0.001, "jpeg_lossless": 0.02, "jpeg_ls": 0.025, "jpeg2000": 0.15, "pvrg": 0.035}
@@ -86,8 +85,7 @@ def conversion(results: Path, store: Path, dataset: str, shards: int) -> Convers
     """
     done: set[str] = set()
     spent, made, sizes = 0.0, 0, []
-    names = {f"{shard_name(number, shards)}.parquet" for number in range(shards)}
-    paths = [path for path in ledger_paths(results, dataset, "convert") if path.name in names]
+    paths = ledger_paths(results, dataset, "convert", shards)
     for path in paths:
         ledger = tables.read(path, "convert_ledger")
         done.update(ledger["image_id"])

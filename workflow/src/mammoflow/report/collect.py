@@ -12,7 +12,7 @@ from mammoflow import tables
 from mammoflow.datasets.catalog import ARCHIVES, Archive
 from mammoflow.errors import UserError
 from mammoflow.files import read_json
-from mammoflow.status import ledger_paths
+from mammoflow.layout import ledger_paths
 
 # Written into the root of every synthetic archive by `mammoflow phantom`.
 PHANTOM_STAMP = "phantom.json"

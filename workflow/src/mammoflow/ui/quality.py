@@ -49,8 +49,11 @@ class Quality:
         return self.checked and not self.errors and not self.left_out.get("missing_file")
 
 
-def quality(results: Path, dataset: str, root: Path) -> Quality:
-    """What is known of a dataset: from its collect, its inventory, its ledgers and its manifest, where they exist."""
+def quality(results: Path, dataset: str, root: Path, shards: int | None = None) -> Quality:
+    """What is known of a dataset: from its collect, its inventory, its ledgers and its manifest, where they exist.
+
+    ``shards``: of the configuration; None: see :func:`mammoflow.layout.shard_count`.
+    """
     collected, summary = read_json(root / "collected.json"), read_json(results / dataset / "summary.json")
     request = collected.get("request", {})
     part = any(request.get(key) for key in ("patients", "max_series", "max_gb", "modality"))
@@ -59,7 +62,7 @@ def quality(results: Path, dataset: str, root: Path) -> Quality:
     if collected:
         counts.append(("files collected", None, collected["file_count"]))
     if (results / dataset / "inventory" / "images.parquet").is_file():
-        status = dataset_status(results, dataset)
+        status = dataset_status(results, dataset, shards)
         counts.append(("images listed", expected.get("images"), status["images"]))
         counts.append(("images on disk", status["images"], status["present"]))
         if status["shards_done"]:

@@ -38,7 +38,8 @@ def show(project: Project) -> None:
 
 
 def _dataset(project: Project, name: str) -> None:
-    found = quality(project.results, name, project.archive_root(name))
+    shards = project.config()["datasets"][name]["shards"]
+    found = quality(project.results, name, project.archive_root(name), shards)
     st.header(plain(archive(name).title), anchor=False)
     if not found.counts:
         st.caption("Not looked at yet.")
