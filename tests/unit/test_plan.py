@@ -44,17 +44,18 @@ def write_inventory(results, dataset, patients, views=4, megabytes=2.0, syntax="
     return images
 
 
-def write_ledger(folder, dataset, images, shard, shards, seconds, cpu_time=None):
-    """The ledger of one shard, its pictures (1,000 bytes each) and its benchmark file."""
+def write_ledger(folder, dataset, images, shard, shards, seconds, cpu_time=None, **convert):
+    """The ledger of one shard, made with settings ``convert``, its pictures (1,000 bytes each) and benchmark file."""
+    recipe = settings.convert_recipe(dataset, settings.resolve_section("convert", convert))
     mine = images[images["patient_id"].map(lambda patient: shard_of(patient, shards)) == shard]
-    paths = [f"{dataset}/0badcafe/{image_id}.png" for image_id in mine["image_id"]]
+    paths = [f"{dataset}/{recipe}/{image_id}.png" for image_id in mine["image_id"]]
     for path in paths:
         (folder / "store" / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / "store" / path).write_bytes(bytes(1000))
     ledger = pd.DataFrame(
         {
             **{name: mine[name] for name in ("dataset", "image_id", "patient_id")},
-            "status": "ok", "recipe": "0badcafe", "path": paths, "seconds": seconds,
+            "status": "ok", "recipe": recipe, "path": paths, "seconds": seconds,
         }
     )  # fmt: skip
     name = f"{shard:04d}-of-{shards:04d}"
@@ -120,13 +121,68 @@ def test_measured_rates_replace_the_assumed_and_done_shards_are_not_counted_agai
 
 
 def test_a_benchmark_file_counts_what_the_rows_do_not(tmp_path):
-    """Core-seconds of the whole job, with its start; but never less than the images' own times, which reuse keeps."""
+    """Core-seconds of the whole job, with its start."""
     images = write_inventory(tmp_path / "results", "rsna", patients=10)
     count = write_ledger(tmp_path, "rsna", images, shard=0, shards=1, seconds=0.5, cpu_time=200.0)
-    known = rates.conversion(tmp_path / "results", tmp_path / "store", "rsna", 1)
+    recipe = settings.convert_recipe("rsna", settings.resolve_section("convert", {}))
+    known = rates.conversion(tmp_path / "results", tmp_path / "store", "rsna", 1, recipe)
     assert known.seconds == pytest.approx(200.0 / count)
-    write_ledger(tmp_path, "rsna", images, shard=0, shards=1, seconds=0.5, cpu_time=0.1)
-    assert rates.conversion(tmp_path / "results", tmp_path / "store", "rsna", 1).seconds == pytest.approx(0.5)
+
+
+def test_images_that_a_repeated_job_found_in_the_store_have_no_time_and_do_not_count(tmp_path):
+    """The real steps: a whole conversion, one picture lost, the same again."""
+    root, results, store = tmp_path / "mias", tmp_path / "results", tmp_path / "store"
+    shard, ledger = results / "mias/shards/0000-of-0001.csv", results / "mias/convert/0000-of-0001.parquet"
+    benchmark = results / "benchmarks/convert/mias/0000-of-0001.jsonl"
+    convert = ["convert", "mias", "--shard", str(shard), "--root", str(root), "--store", str(store),
+               "--ledger", str(ledger), "--settings", '{"long_side": 64}', "--threads", "1"]  # fmt: skip
+    assert main(["phantom", "mias", str(root), "--patients", "3", "--seed", "1"]) == 0
+    assert main(["inventory", "mias", str(root), "--out", str(results / "mias/inventory")]) == 0
+    assert main(["shard", "mias", "--inventory", str(results / "mias/inventory"), "--out", str(shard.parent),
+                 "--shards", "1"]) == 0  # fmt: skip
+    assert main(convert) == 0
+    benchmark.parent.mkdir(parents=True)
+    benchmark.write_text(json.dumps({"s": 90.0, "cpu_time": 77.0, "max_rss": 100.0}))
+    config = resolved(tmp_path, datasets={"mias": {"shards": 1}}, convert={"long_side": 64})
+    whole = estimate.plan(config)["datasets"]["mias"]
+    assert whole["seconds_per_image"] == pytest.approx(77 / whole["images"], rel=1e-3)
+    next(store.rglob("*.png")).unlink()
+    assert main(convert) == 0
+    seconds = tables.read(ledger, "convert_ledger")["seconds"].dropna()
+    assert len(seconds) == 1
+    resumed = estimate.plan(config)["datasets"]["mias"]
+    assert resumed["seconds_per_image"] == pytest.approx(seconds.iloc[0], abs=1e-4)
+    assert resumed["rate_source"] == "measured on 1 images"
+    assert (resumed["images_done"], resumed["shards_done"]) == (whole["images"], 1)
+    assert main(convert) == 0  # nothing was lost: nothing tells a time
+    assert estimate.plan(config)["datasets"]["mias"]["rate_source"] == "assumed"
+
+
+def test_what_was_made_with_other_settings_is_made_anew_and_tells_no_rate(tmp_path):
+    images = write_inventory(tmp_path / "results", "rsna", patients=10)
+    write_ledger(tmp_path, "rsna", images, shard=0, shards=2, seconds=1.0, long_side=512)
+    write_ledger(tmp_path, "rsna", images, shard=1, shards=2, seconds=1.0, long_side=512)
+    datasets = {"rsna": {"shards": 2}}
+    same = estimate.plan(resolved(tmp_path, datasets=datasets, convert={"long_side": 512}))["datasets"]["rsna"]
+    assert (same["images_done"], same["core_hours_left"]) == (40, 0)
+    other = estimate.plan(resolved(tmp_path, datasets=datasets, convert={"long_side": 1024}))["datasets"]["rsna"]
+    assert (other["images_done"], other["shards_done"], other["rate_source"]) == (0, 0, "assumed")
+    assert other["core_hours_left"] > 0
+    assert other["write_gb_left"] == other["write_gb"] > 40 * 1000 / 1e9
+
+
+def test_crops_of_another_margin_are_cut_anew(tmp_path):
+    recipe = settings.crop_recipe("cbis_ddsm", settings.resolve_section("crop", {}))
+    row = {"dataset": "cbis_ddsm", "image_id": "a", "finding_id": "a_0", "patient_id": "p", "status": "failed",
+           "error": "Gone", "recipe": recipe}  # fmt: skip
+    ledger = tables.finish("crop_ledger", pd.DataFrame([row]))
+    tables.write(ledger, tmp_path / "results/cbis_ddsm/crop/0000-of-0001.parquet")
+    datasets = {"cbis_ddsm": {"shards": 1}}
+    hours = [
+        estimate.plan(resolved(tmp_path, datasets=datasets, crop=crop))["datasets"]["cbis_ddsm"]["core_hours_left"]
+        for crop in ({}, {"margin": 0.5})
+    ]
+    assert hours[1] > 1.5 * hours[0]
 
 
 def test_another_layout_of_shards_is_not_counted_as_done(tmp_path):
@@ -167,7 +223,8 @@ def test_a_finished_fold_gives_the_speed_and_is_not_counted_again(tmp_path):
     folder = tmp_path / "results" / "runs" / "a" / "0"
     folder.mkdir(parents=True)
     pd.DataFrame({"epoch": range(4), "images_per_s": [1.0, 40.0, 50.0, 60.0]}).to_csv(folder / "metrics.csv")
-    (folder / "train.json").write_text(json.dumps({"device": "NVIDIA H200"}))
+    section = settings.resolve_section("run", RUN)
+    (folder / "train.json").write_text(json.dumps({"device": "NVIDIA H200", "settings": section, "seed": 2026}))
     (folder / "weights.safetensors").touch()
     cohorts = {"main": {"datasets": ["rsna"], **SPLITS}}
     row = estimate.plan(resolved(tmp_path, datasets={"rsna": {}}, cohorts=cohorts, runs={"a": RUN}))["runs"]["a"]
@@ -176,6 +233,16 @@ def test_a_finished_fold_gives_the_speed_and_is_not_counted_again(tmp_path):
     assert row["hours_per_fold"] == pytest.approx(10 * seen / 50.0 / 3600, rel=1e-3)
     assert row["folds_done"] == 1
     assert row["gpu_hours_left"] == pytest.approx(row["gpu_hours"] - row["hours_per_fold"], abs=2e-3)
+    longer = {"a": {**RUN, "epochs": 20}}
+    row = estimate.plan(resolved(tmp_path, datasets={"rsna": {}}, cohorts=cohorts, runs=longer))["runs"]["a"]
+    assert (row["folds_done"], row["rate_source"]) == (0, f"measured: {folder / 'metrics.csv'} on NVIDIA H200")
+    larger = {"a": {**RUN, "image_size": [2048, 1024]}}
+    row = estimate.plan(resolved(tmp_path, datasets={"rsna": {}}, cohorts=cohorts, runs=larger))["runs"]["a"]
+    assert row["rate_source"].startswith("assumed")
+    later = {"a": {**RUN, "evaluate": {"bootstrap": 100}}}
+    assert estimate.plan(resolved(tmp_path, datasets={"rsna": {}}, cohorts=cohorts, runs=later))["runs"]["a"][
+        "folds_done"
+    ]
 
 
 def test_shards_that_are_too_long_or_too_short_are_named_with_a_better_number(tmp_path):

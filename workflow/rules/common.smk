@@ -233,10 +233,7 @@ def run_seed(wildcards):
 
 
 def run_settings(wildcards):
-    """A run's settings without those of the later stages and of the other task, which must not train anew."""
-    run = config["runs"][wildcards.run]
-    left_out = {"fuse", "evaluate"} | (set() if run["task"] == "segment" else {"segment"})
-    return as_json({key: value for key, value in run.items() if key not in left_out})
+    return as_json(settings.training_settings(config["runs"][wildcards.run]))
 
 
 def run_settings_all(wildcards):

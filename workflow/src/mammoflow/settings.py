@@ -105,6 +105,12 @@ def crop_recipe(dataset: str, section: dict[str, Any]) -> str:
     return recipe("crop", {**section, "rule": archive(dataset).intensity_settings()})
 
 
+def training_settings(run: dict[str, Any]) -> dict[str, Any]:
+    """A run's settings without those of the later stages and of the other task, which must not train anew."""
+    left_out = {"fuse", "evaluate"} | (set() if run["task"] == "segment" else {"segment"})
+    return {key: value for key, value in run.items() if key not in left_out}
+
+
 def check_references(config: dict[str, Any], where: str = "config") -> dict[str, Any]:
     """What a schema cannot say: names refer to things that exist, shares add up. Returns ``config`` unchanged.
 

@@ -5,14 +5,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from mammoflow import tables
+from mammoflow import settings, tables
 from mammoflow.costs import CONVERT_LIMIT_MINUTES, CONVERT_THREADS, rates
-from mammoflow.costs.archives import SIZES
+from mammoflow.costs import done as done_already
+from mammoflow.costs.images import has_inventory, listed_images, no_inventory, published_images
 from mammoflow.datasets import archive
-from mammoflow.shard import choose, shard_of
+from mammoflow.shard import shard_of
 
 GOOD_SHARD_MINUTES = 20
 
@@ -33,6 +33,8 @@ def plan(config: dict[str, Any]) -> dict[str, Any]:
         key: round(sum(row.get(key) or 0 for row in rows), 3)
         for key in ("read_gb", "write_gb", "core_hours", "core_hours_left", "gpu_hours", "gpu_hours_left")
     }
+    if any(row["done"] for row in [*cohorts.values(), *packs.values()]):
+        notes.append(done_already.EXISTENCE)
     total["images"] = sum(row["images"] or 0 for row in datasets.values())
     store_gb = sum(row["write_gb_left"] or 0 for row in datasets.values())
     results_gb = sum(row["write_gb_left"] or 0 for row in packs.values())
@@ -53,15 +55,16 @@ def plan(config: dict[str, Any]) -> dict[str, Any]:
 def dataset_cost(name: str, section: dict[str, Any], config: dict[str, Any], notes: list[str]) -> dict[str, Any]:
     """Images, bytes and core-hours of one dataset's inventory, conversion and lesion crops."""
     results, shards = Path(config["results"]), section["shards"]
-    images = listed_images(results, name, section["max_images"]) if _has_inventory(results, name) else None
+    images = listed_images(results, name, section["max_images"]) if has_inventory(results, name) else None
     if images is None:
         images = published_images(name, section["max_images"])
     row: dict[str, Any] = dict.fromkeys(_DATASET_KEYS)
-    row.update(shards=shards, source="inventory" if _has_inventory(results, name) else "published")
+    row.update(shards=shards, source="inventory" if has_inventory(results, name) else "published")
     if images is None:
         return row
 
-    known = rates.conversion(results, Path(config["store"]), name, shards)
+    recipe = settings.convert_recipe(name, config["convert"])
+    known = rates.conversion(results, Path(config["store"]), name, shards, recipe)
     seconds = images["seconds"] if known.seconds is None else pd.Series(known.seconds, images.index)
     done = images["image_id"].isin(known.ids)
     lesions = images["lesion"] if archive(name).localised else pd.Series(False, images.index)
@@ -69,10 +72,10 @@ def dataset_cost(name: str, section: dict[str, Any], config: dict[str, Any], not
     assumed = (images["megabytes"] * 1e6).clip(upper=_png_bytes(config["convert"]))
     png = assumed if known.written_bytes is None else pd.Series(known.written_bytes, images.index)
     crop_seconds = float(seconds[lesions].sum())
-    crops_done = all((results / name / "crop" / path).is_file() for path in _ledger_names(shards))
+    crops_done = done_already.crops_done(results, name, shards, settings.crop_recipe(name, config["crop"]))
     hours = (len(images) * rates.SECONDS_PER_HEADER + seconds.sum() + crop_seconds) / 3600
     left = (
-        (0 if _has_inventory(results, name) else len(images) * rates.SECONDS_PER_HEADER)
+        (0 if has_inventory(results, name) else len(images) * rates.SECONDS_PER_HEADER)
         + seconds[~done].sum()
         + (0 if crops_done else crop_seconds)
     ) / 3600
@@ -91,7 +94,7 @@ def dataset_cost(name: str, section: dict[str, Any], config: dict[str, Any], not
         core_hours=round(hours, 3),
         core_hours_left=round(left, 3),
         seconds_per_image=round(float(seconds.mean()), 4) if len(images) else None,
-        rate_source=f"measured on {len(known.ids)} images" if known.seconds is not None else "assumed",
+        rate_source=f"measured on {known.timed} images" if known.seconds is not None else "assumed",
     )
     notes += _shard_advice(name, row, float(seconds.sum()))
     return row
@@ -103,85 +106,9 @@ _DATASET_KEYS = (
 )  # fmt: skip
 
 
-def _has_inventory(results: Path, name: str) -> bool:
-    return (results / name / "inventory" / "images.parquet").is_file()
-
-
-def listed_images(results: Path, name: str, max_images: int | None) -> pd.DataFrame:
-    """image_id, patient_id, megabytes, seconds (assumed) and lesion (bool) of the images that will be converted."""
-    folder = results / name / "inventory"
-    images = choose(tables.read(folder / "images.parquet", "images"), max_images or 0)
-    findings = tables.read(folder / "findings.parquet", "findings")
-    placed = findings.loc[findings["geometry"].notna() & (findings["geometry"] != "none"), "image_id"]
-    # Several frames of one file, or members of one archive, share its bytes.
-    megabytes = (
-        images["source_size"].astype("Float64") / images.groupby("path")["path"].transform("size") / 1e6
-    ).fillna(0)
-    codings = [
-        rates.coding_of(*(None if pd.isna(value) else value for value in pair))
-        for pair in zip(images["transfer_syntax"], images["file_format"], strict=True)
-    ]
-    return pd.DataFrame(
-        {
-            "image_id": images["image_id"],
-            "patient_id": images["patient_id"],
-            "megabytes": megabytes.astype(float),
-            "seconds": [rates.image_seconds(*pair) for pair in zip(megabytes, codings, strict=True)],
-            "lesion": images["image_id"].isin(placed),
-        }
-    )
-
-
-def is_published(name: str) -> bool:
-    """Whether the archive's number of images and of bytes are known."""
-    return "images" in archive(name).expected and SIZES[name].gigabytes is not None
-
-
-def published_images(name: str, max_images: int | None) -> pd.DataFrame | None:
-    """Made-up rows of the published counts, in the columns of :func:`listed_images`; None where there are no counts."""
-    expected, size = archive(name).expected, SIZES[name]
-    if not is_published(name):
-        return None
-    count = expected["images"]
-    each = size.gigabytes * 1000 / count
-    views = max(1, round(count / expected.get("patients", count / 4)))
-    numbers = np.arange(count)
-    share = (size.lesion_images or 0) / count
-    rows = pd.DataFrame(
-        {
-            "image_id": "image" + pd.Series(numbers.astype(str)),
-            "patient_id": "patient" + pd.Series((numbers // views).astype(str)),
-            "megabytes": each,
-            "seconds": rates.image_seconds(each, size.coding),
-            "lesion": np.floor((numbers + 1) * share) > np.floor(numbers * share),  # spread evenly
-        }
-    )
-    return rows.head(max_images) if max_images else rows
-
-
 def _png_bytes(section: dict[str, Any]) -> float:
     side = section["long_side"] or 3000
     return side * side * rates.WORKING_ASPECT * rates.PNG_BYTES_PER_PIXEL[section["bits"]]
-
-
-def _ledger_names(shards: int) -> list[str]:
-    return [f"{number:04d}-of-{shards:04d}.parquet" for number in range(shards)]
-
-
-def no_inventory(config: dict[str, Any]) -> list[str]:
-    """Sentences on the datasets that are not listed yet."""
-    missing = [name for name in config["datasets"] if not _has_inventory(Path(config["results"]), name)]
-    guessed = [name for name in missing if is_published(name)]
-    unknown = [name for name in missing if name not in guessed]
-    notes = []
-    if guessed:
-        notes.append(
-            f"not listed yet, so the published counts stand for them: {', '.join(guessed)}; "
-            "`snakemake inventory` counts your images"
-        )
-    if unknown:
-        notes.append(f"not listed yet, and no size is published: {', '.join(unknown)}; run `snakemake inventory`")
-    return notes
 
 
 def _shard_advice(name: str, row: dict[str, Any], seconds: float) -> list[str]:
@@ -267,7 +194,8 @@ def run_cost(
     fold_hours = section["epochs"] * seen / speed.images_per_second / 3600
     predict_hours = cohort["images"] * cohort["folds"] / (rates.PREDICT_SPEEDUP * speed.images_per_second) / 3600
     folder = results / "runs" / name
-    finished = sum((folder / str(fold) / "weights.safetensors").is_file() for fold in range(cohort["folds"]))
+    seed = config["seed"] if section["seed"] is None else section["seed"]
+    finished = sum(done_already.fold_done(folder / str(fold), section, seed) for fold in range(cohort["folds"]))
     predicted = (folder / "predictions.parquet").is_file()
     unit = "gpu_hours" if speed.on_gpu else "core_hours"
     # Devices, not wall time: a fold on four GPUs takes a quarter of the hours four times.

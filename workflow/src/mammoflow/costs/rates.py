@@ -12,6 +12,7 @@ import pandas as pd
 
 from mammoflow import tables
 from mammoflow.errors import UserError
+from mammoflow.files import read_json
 from mammoflow.layout import ledger_paths
 
 # Core-seconds to decode one megabyte (1e6) of source file, and for the rest of one image: window, crop, size, PNG.
@@ -33,6 +34,7 @@ WORKING_ASPECT = 0.6  # width by height of a breast cropped out of its film
 TRAIN_MPX_PER_GPU_SECOND = 63.0
 TRAIN_MPX_PER_CORE_SECOND = 0.8
 PREDICT_SPEEDUP = 3.0  # forward only
+SPEED_KEYS = ("task", "encoder", "image_size", "processes", "accelerator")  # of a run: what its speed hangs on most
 
 # DICOM transfer syntaxes whose decoding is slow enough to matter.
 _CODINGS = {
@@ -66,39 +68,46 @@ def image_seconds(megabytes: float, coding: str) -> float:
 
 @dataclass(frozen=True)
 class Conversion:
-    """What the ledgers of one dataset tell. ``ids``: images with a row (done or given up).
+    """What the ledgers of one dataset tell. ``ids``: images with a row (done or given up). ``shards_done``: ledgers
+    whose images all are. ``timed``: images whose time is known.
 
-    ``seconds``, ``written_bytes``: core-seconds and bytes of PNG per image; None where no image was converted.
+    ``seconds``, ``written_bytes``: core-seconds and bytes of PNG per image; None where nothing tells.
     """
 
     ids: frozenset[str]
     shards_done: int
+    timed: int
     seconds: float | None
     written_bytes: float | None
 
 
-def conversion(results: Path, store: Path, dataset: str, shards: int) -> Conversion:
+def conversion(results: Path, store: Path, dataset: str, shards: int, recipe: str) -> Conversion:
     """Read the convert ledgers of the layout of ``shards`` shards, and the benchmark file of each.
 
-    A shard's core-seconds are those of its benchmark file, or the sum of its images' own times where that is more: a
-    repeated job reuses finished images, so that its last benchmark file knows a part of the work.
+    Rows of another ``recipe`` are made anew, and their time and size say little of this one: they do not count. Nor
+    has an image a time that a repeated job found in the store: its benchmark file, which knows the last job alone,
+    counts only where that job made all images itself.
     """
     done: set[str] = set()
-    spent, made, sizes = 0.0, 0, []
-    paths = ledger_paths(results, dataset, "convert", shards)
-    for path in paths:
+    shards_done, spent, timed, sizes = 0, 0.0, 0, []
+    for path in ledger_paths(results, dataset, "convert", shards):
         ledger = tables.read(path, "convert_ledger")
-        done.update(ledger["image_id"])
-        ok = ledger[ledger["status"] == "ok"]
+        mine = ledger[ledger["recipe"] == recipe]
+        shards_done += len(mine) == len(ledger)
+        done.update(mine["image_id"])
+        ok = mine[mine["status"] == "ok"]
+        known = ok["seconds"].dropna()
         jobs = benchmark(results / "benchmarks" / "convert" / dataset / f"{path.stem}.jsonl")
-        spent += max(sum(job["cpu_time"] for job in jobs), float(ok["seconds"].sum()))
-        made += len(ok)
+        whole = sum(job["cpu_time"] for job in jobs) if len(known) == len(mine) == len(ledger) else 0.0
+        spent += max(whole, float(known.sum()))
+        timed += len(known)
         # A handful per shard is enough for a mean, and a shared filesystem is spared a look at every file.
         sizes += [(store / name).stat().st_size for name in ok["path"].head(20) if (store / name).is_file()]
     return Conversion(
         frozenset(done),
-        len(paths),
-        spent / made if made else None,
+        shards_done,
+        timed,
+        spent / timed if timed else None,
         sum(sizes) / len(sizes) if sizes else None,
     )
 
@@ -134,12 +143,15 @@ class Training:
 
 
 def training(results: Path, name: str, run: dict[str, Any]) -> Training:
-    """Median speed of the finished epochs of any fold (the first left out: it warms up), else the assumption."""
+    """Median speed of the finished epochs of any fold (the first left out: it warms up), else the assumption.
+
+    A fold that was trained with other settings of :data:`SPEED_KEYS` tells nothing.
+    """
     for path in sorted((results / "runs" / name).glob("[0-9]*/metrics.csv")):
         speeds = pd.read_csv(path)["images_per_s"]
-        record = path.with_name("train.json")
-        if len(speeds) and record.is_file():
-            device = json.loads(record.read_text(encoding="utf-8"))["device"]
+        made = read_json(path.with_name("train.json"))
+        if len(speeds) and made and all(made["settings"][key] == run[key] for key in SPEED_KEYS):
+            device = made["device"]
             speed = float(speeds.iloc[1:].median() if len(speeds) > 1 else speeds.iloc[0])
             return Training(speed, device != "cpu", f"measured: {path} on {device}")
     megapixels = run["image_size"][0] * run["image_size"][1] / 1e6
