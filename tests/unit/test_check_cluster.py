@@ -73,6 +73,9 @@ def test_states_with_a_suffix_and_typed_gpus():
     [
         ("gpu:2", {"": 2}), ("gpu:a100:4", {"a100": 4}), ("gpu", {"": 1}), ("(null)", {}), ("", {}),
         ("gpu:a100:4(S:0-1),tmp:10G", {"a100": 4}), ("gpu:a100:2,gpu:v100:1", {"a100": 2, "v100": 1}), ("tmp:1G", {}),
+        ("gpu:3090:8", {"3090": 8}), ("gpu:2080ti:4(S:0-1)", {"2080ti": 4}), ("gpu:1g.10gb:7", {"1g.10gb": 7}),
+        ("gpu:8(S:0,1),tmp:1G", {"": 8}), ("gpu:1g.10gb", {"1g.10gb": 1}), ("gpu:a100:4(IDX:0,2-3)", {"a100": 4}),
+        ("gpu:tesla:no_consume:2", {"tesla": 2}), ("gpumem:80G,'gpu:2'", {"": 2}),
     ],
 )  # fmt: skip
 def test_gres(gres, expected):

@@ -46,12 +46,19 @@ class Profile:
 
 
 def gpus(gres: str) -> dict[str, int]:
-    """GPUs in a ``gres``: ``gpu:a100:4(S:0-1),tmp:10G`` is {"a100": 4}; type "" where none is named."""
+    """GPUs in a ``gres``: ``gpu:a100:4(S:0-1),tmp:10G`` is {"a100": 4}; type "" where none is named.
+
+    A type may begin with a digit (``gpu:3090:8``, ``gpu:1g.10gb:7``), so only digits alone are a count.
+    """
     found: dict[str, int] = {}
-    for kind, count in re.findall(
-        r"(?:^|,)gpu(?::([A-Za-z][\w.-]*))?(?::(\d+))?(?=$|[,(])", re.sub(r"\([^)]*\)", "", gres)
-    ):
-        found[kind] = found.get(kind, 0) + int(count or 1)
+    # In brackets: sockets or indices, as sinfo prints them; they hold commas of their own.
+    for item in re.sub(r"\([^)]*\)", "", gres).replace("'", "").split(","):
+        name, *parts = [part for part in item.strip().split(":") if part != "no_consume"]
+        if name != "gpu":
+            continue
+        count = int(parts.pop()) if parts and parts[-1].isdecimal() else 1
+        kind = parts[0] if parts else ""
+        found[kind] = found.get(kind, 0) + count
     return found
 
 
