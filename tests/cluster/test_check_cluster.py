@@ -9,6 +9,7 @@ pytestmark = pytest.mark.cluster
 
 @pytest.fixture
 def workflow(tmp_path):
+    (tmp_path / "data" / "mias").mkdir(parents=True)
     return make_workflow(tmp_path, datasets={"mias": {"shards": 1}})
 
 
@@ -30,7 +31,7 @@ def test_a_good_profile_passes_and_a_node_reads_and_writes(cluster, workflow, tm
     output = check(workflow, "--profile", profile(tmp_path, gpu), "--node-test")
     assert "fail" not in output
     assert "ok   partition gpu: 4 of 4 nodes usable, with gpu:2" in output
-    assert output.count("read and wrote store and results, imported mammoflow") == 2
+    assert output.count("read and wrote store and results, saw 1 archive, imported mammoflow") == 2
     assert not list(tmp_path.rglob(".mammoflow-check*"))
 
 

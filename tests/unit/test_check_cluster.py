@@ -13,6 +13,7 @@ from mammoflow.errors import UserError
 from mammoflow.preflight import checks, filesystem, node, slurm
 from mammoflow.preflight.profile import Profile, find_profile, gpus, read_profile
 from mammoflow.preflight.slurm import Answer
+from mammoflow.settings import read_config
 
 # As printed by SLURM 22.05.8: four nodes with two GPUs each, one of them drained.
 SINFO = """\
@@ -214,13 +215,65 @@ def test_this_machines_own_mounts_are_read():
 
 def test_directories_are_judged_by_their_filesystem_or_by_a_node(tmp_path, monkeypatch):
     config = dict.fromkeys(["store", "results", "data"], str(tmp_path))
+    seen = dict.fromkeys(["store", "results", "data", "workflow"], True)
     for kind, proven, expected in (
-        ("nfs4", None, "ok"), ("ext4", None, "warn"), ("ext4", True, "ok"), ("tmpfs", None, "fail"),
-        ("tmpfs", True, "ok"),
+        ("nfs4", {}, "ok"), ("ext4", {}, "warn"), ("ext4", seen, "ok"), ("tmpfs", {}, "fail"),
+        ("tmpfs", seen, "ok"),
     ):  # fmt: skip
         monkeypatch.setattr(filesystem, "mount_of", lambda path, kind=kind: filesystem.Mount("/scratch", kind))
         (found,) = checks.directories(config, proven)
         assert found.level == expected
+
+
+def test_a_job_that_looked_at_the_store_proves_nothing_of_the_archives(tmp_path, monkeypatch):
+    monkeypatch.setattr(filesystem, "mount_of", lambda path: filesystem.Mount("/scratch", "tmpfs"))
+    config = dict.fromkeys(["store", "results", "data"], str(tmp_path))
+    seen, unproven = checks.directories(config, {"store": True, "results": True, "workflow": True})
+    assert (seen.level, "data" in seen.text) == ("ok", False)
+    assert (unproven.level, "data (" in unproven.text, "store" in unproven.text) == ("fail", True, False)
+
+
+@pytest.fixture
+def srun(tmp_path, monkeypatch):
+    """This machine as the node: an ``srun`` that starts what it is told to."""
+    (tmp_path / "bin").mkdir()
+    path = tmp_path / "bin" / "srun"
+    path.write_text('#!/bin/sh\nwhile [ "$1" != env ]; do shift; done\nexec "$@"\n')
+    path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{path.parent}:/usr/bin:/bin")
+
+
+def node_test(config_path):
+    return node.test(profile({"": {"slurm_partition": "cpu"}}), read_config(config_path), wait=5)
+
+
+def test_a_job_on_a_node_looks_at_store_results_and_archives(config, srun, tmp_path):
+    (tmp_path / "data" / "mias").mkdir(parents=True)
+    findings, proven = node_test(config)
+    assert levels(findings) == ["ok"]
+    assert "read and wrote store and results, saw 1 archive" in findings[0].text
+    assert proven == {"store": True, "results": True, "workflow": True, "data": True}
+    assert not list(tmp_path.rglob(".mammoflow-check*"))
+
+
+def test_an_archive_that_a_node_does_not_see_is_a_failure(config, srun, tmp_path):
+    findings, proven = node_test(config)
+    assert levels(findings) == ["fail"]
+    assert str(tmp_path / "data" / "mias") in findings[0].text
+    assert (proven["store"], proven["data"]) == (True, False)
+    text = yaml.safe_load(config.read_text())
+    config.write_text(yaml.safe_dump({**text, "datasets": {"cmmd": {"collect": {}}}}))  # fetched by the run itself
+    findings, proven = node_test(config)
+    assert levels(findings) == ["ok"]
+    assert "data" not in proven
+
+
+def test_a_store_that_cannot_be_written_is_a_failure_with_its_reason(config, srun, tmp_path):
+    (tmp_path / "store").write_text("a file where a directory should be")
+    findings, proven = node_test(config)
+    assert levels(findings) == ["fail"]
+    assert findings[0].text.startswith(f"{tmp_path / 'store'} cannot be written")
+    assert proven == {"store": False}
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
@@ -265,8 +318,9 @@ def test_the_answer_of_a_node(tmp_path, capsys):
     seen, unseen = tmp_path / "seen", tmp_path / "unseen"
     seen.mkdir()
     (seen / f"{node.NAME}-abc").write_text("abc")
-    assert main(["check-cluster", "--on-node", "abc", str(seen), str(unseen)]) == 0
+    arguments = ["--on-node", "abc", str(seen), str(unseen), "--archives", str(seen), str(tmp_path / "gone")]
+    assert main(["check-cluster", *arguments]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told["unseen"] == [str(unseen)]
+    assert (told["unseen"], told["no_directory"]) == ([str(unseen)], [str(tmp_path / "gone")])
     assert "pydicom" in told["versions"]
     assert (seen / f"{node.NAME}-abc").with_suffix(".reply").read_text() == "cba"

@@ -1,7 +1,8 @@
 """``check-cluster``: will this configuration run with this profile on this SLURM cluster? Says so in about a second.
 
 One line per finding, ``ok``, ``warn`` or ``fail``, each with its cure. Nothing is submitted, unless ``--node-test``
-asks for one tiny job per partition, which writes and reads the shared directories and imports the package there.
+asks for one tiny job per partition, which writes and reads the shared directories, looks for the archives and imports
+the package there.
 """
 
 import argparse
@@ -23,12 +24,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--node-test", action="store_true", help="also run one tiny job on each partition")
     parser.add_argument("--wait", type=int, default=60, metavar="S", help="seconds that such a job may stay queued")
     parser.add_argument("--on-node", nargs="+", metavar="ARG", help=argparse.SUPPRESS)
+    parser.add_argument("--archives", nargs="*", default=[], metavar="DIR", help=argparse.SUPPRESS)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the findings; 1 when one of them is a failure."""
     if args.on_node:
-        return node.answer(*args.on_node)
+        return node.answer(args.on_node[0], args.on_node[1:], args.archives)
     findings = check(args.profile, args.config, args.wait if args.node_test else None)
     colours = {"ok": "32", "warn": "33", "fail": "31"}
     for found in findings:
@@ -57,12 +59,11 @@ def check(profile_name: str, config_path: Path, wait: int | None = None) -> list
         findings += checks.partitions(answers, profile)
         findings += checks.accounting(answers, profile)
         findings += checks.account(answers, profile)
-    proven = None
+    proven: dict[str, bool] = {}
     if wait is not None:
         if reached:
-            tested = node.test(profile, config, wait)
+            tested, proven = node.test(profile, config, wait)
             findings += tested
-            proven = all(found.level != "fail" for found in tested)
         else:
             findings.append(fail("no job was tried on a node", "let the controller answer first"))
     return findings + checks.directories(config, proven)

@@ -180,21 +180,22 @@ def account(answers: dict[str, slurm.Answer], profile: Profile) -> list[Finding]
     return findings
 
 
-def directories(config: dict[str, Any], proven: bool | None) -> list[Finding]:
+def directories(config: dict[str, Any], proven: dict[str, bool]) -> list[Finding]:
     """Whether other nodes can see the store, the results, the archives and the workflow itself.
 
-    ``proven``: a job on a node has (not) read and written there; None when none was tried.
+    ``proven``: name of a directory -> whether jobs on nodes saw it; without those that no job looked at.
     """
     places = {"store": config["store"], "results": config["results"], "data": config["data"], "workflow": REPOSITORY}
-    by_mount: dict[filesystem.Mount, list[str]] = {}
+    grouped: dict[tuple[filesystem.Mount, bool | None], list[str]] = {}
     for name, place in places.items():
-        by_mount.setdefault(filesystem.mount_of(Path(place)), []).append(f"{name} ({place})")
+        key = filesystem.mount_of(Path(place)), proven.get(name)
+        grouped.setdefault(key, []).append(f"{name} ({place})")
     findings = []
-    for mount, names in by_mount.items():
+    for (mount, seen), names in grouped.items():
         where = f"on {mount.kind} at {mount.point}: {', '.join(names)}"
-        if mount.shared or proven:
-            findings.append(ok(where if mount.shared else f"{where}; nodes see it"))
-        elif mount.kind in filesystem.PRIVATE and proven is None:
+        if mount.shared or seen:
+            findings.append(ok(f"{where}; nodes see it" if seen else where))
+        elif mount.kind in filesystem.PRIVATE and seen is None:
             findings.append(fail(f"{where}; no other node sees that", "use your cluster's shared filesystem"))
         else:
             cure = "where nodes do not see it, use a shared filesystem; --node-test tells"
