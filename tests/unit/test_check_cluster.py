@@ -110,12 +110,6 @@ def test_without_a_named_partition_the_cluster_needs_a_default():
     assert levels(checks.partitions(none, profile())) == ["fail"]
 
 
-def test_a_partition_that_ends_conversion_jobs_early_is_warned_about():
-    text = SINFO.replace("infinite", "1:00:00")
-    findings = checks.partitions(answers(sinfo=Answer(True, text)), profile({"": {"slurm_partition": "cpu"}}))
-    assert levels(findings) == ["warn", "ok"]
-
-
 def test_sacct_without_accounting_would_hang_and_squeue_is_the_cure():
     (hangs,) = checks.accounting(answers(), profile())
     assert hangs.level == "fail"
@@ -154,7 +148,7 @@ def test_one_reason_for_a_controller_that_is_down():
 
 
 def test_a_profile_is_warned_about_what_slurm_would_not_say():
-    asks = {"": {"mem_mb": 200}, "train_fld": {}, "train_fold": {"gpus": 1}}
+    asks = {"": {"mem_mb": 200}, "train_fld": {}, "train_fold": {"gpus": 1}, "pack_unlabelled": {}, "deal_mias": {}}
     texts = [found.text for found in checks.profile_sense(replace(profile(asks), settings={}))]
     assert texts == [
         "SLURM may requeue jobs behind the executor's back",

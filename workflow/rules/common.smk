@@ -5,13 +5,14 @@ import shlex
 
 from snakemake.exceptions import WorkflowError
 
-from mammoflow import settings
+from mammoflow import runtime, settings
 from mammoflow.datasets import archive
 from mammoflow.errors import UserError
 from mammoflow.files import write_yaml
 
 try:
     config.update(settings.check_references(settings.resolve(config)))
+    runtime.longest()  # a wrong value is said now, not with the first job
 except UserError as error:
     raise WorkflowError(str(error))
 
@@ -272,6 +273,6 @@ def memory_mb(base_mb, per_thread_mb=0):
 
 def runtime_minutes(minutes):
     def of_attempt(wildcards, attempt):
-        return minutes * 2 ** (attempt - 1)
+        return runtime.minutes_of(minutes, attempt)
 
     return of_attempt

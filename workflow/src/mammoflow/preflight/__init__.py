@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from mammoflow import settings
-from mammoflow.preflight import checks, node
+from mammoflow.preflight import checks, node, runtimes
 from mammoflow.preflight.findings import Finding, fail, ok
 from mammoflow.preflight.profile import read_profile
 
@@ -57,6 +57,7 @@ def check(profile_name: str, config_path: Path, wait: int | None = None) -> list
     reached = answers["sinfo"].good
     if reached:
         findings += checks.partitions(answers, profile)
+        findings += runtimes.runtimes(answers, profile, config)
         findings += checks.accounting(answers, profile)
         findings += checks.account(answers, profile)
     proven: dict[str, bool] = {}

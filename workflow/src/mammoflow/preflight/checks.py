@@ -8,10 +8,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from mammoflow.costs import CONVERT_LIMIT_MINUTES
 from mammoflow.preflight import filesystem, slurm
 from mammoflow.preflight.findings import Finding, fail, ok, warn
 from mammoflow.preflight.profile import REPOSITORY, Profile
+from mammoflow.preflight.runtimes import read_rules
 
 OWN_MEMORY_MB = 350  # two Snakemake processes live inside each job
 PACKAGES = ("snakemake", "snakemake-executor-plugin-slurm", "snakemake-executor-plugin-slurm-jobstep")
@@ -37,11 +37,7 @@ def profile_sense(profile: Profile) -> list[Finding]:
     if not profile.settings.get("slurm-no-requeue"):
         cure = "set `slurm-no-requeue: true`; Snakemake then submits the job of a dead node again"
         findings.append(warn("SLURM may requeue jobs behind the executor's back", cure))
-    rules = {
-        name
-        for path in (REPOSITORY / "workflow" / "rules").glob("*.smk")
-        for name in re.findall(r"^(?:rule|checkpoint) (\w+):", path.read_text(encoding="utf-8"), re.MULTILINE)
-    }
+    rules = {rule.name for rule in read_rules()}
     for rule, resources in profile.jobs.items():
         where = f"set-resources.{rule}" if rule else "default-resources"
         if rule and rule not in rules and not rule.startswith("deal_"):
@@ -92,7 +88,7 @@ def programs(answers: dict[str, slurm.Answer]) -> list[Finding]:
 
 
 def partitions(answers: dict[str, slurm.Answer], profile: Profile) -> list[Finding]:
-    """The partitions that the profile names exist, are up, hold usable nodes, the GPUs, and time enough."""
+    """The partitions that the profile names exist, are up, hold usable nodes and the GPUs."""
     known = slurm.read_partitions(answers["sinfo"].text)
     listed = ", ".join(sorted(known))
     wanted = profile.values("slurm_partition")
@@ -109,10 +105,6 @@ def partitions(answers: dict[str, slurm.Answer], profile: Profile) -> list[Findi
         if not partition.up or not partition.usable:
             findings.append(fail(f"{nodes}{'' if partition.up else ', partition down'}", f"wait, or choose: {listed}"))
             continue
-        short = partition.minutes is not None and partition.minutes < CONVERT_LIMIT_MINUTES
-        if short and name == str(profile.jobs[""].get("slurm_partition")):
-            cure = f"conversion jobs ask for {CONVERT_LIMIT_MINUTES}: set `set-resources: convert_shard: runtime: ...`"
-            findings.append(warn(f"partition {name} ends jobs after {partition.minutes} minutes", cure))
         lacking = _lacking(gpus.get(name, {}), partition.gpus)
         if lacking:
             has = ", ".join(f"gpu:{kind + ':' if kind else ''}{n}" for kind, n in partition.gpus.items()) or "none"

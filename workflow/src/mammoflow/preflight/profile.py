@@ -35,6 +35,10 @@ class Profile:
         """All values of one resource, over all jobs."""
         return {str(job[resource]) for job in self.jobs.values() if job.get(resource)}
 
+    def overrides(self, rule: str) -> dict[str, Any]:
+        """What ``set-resources`` says of one rule, which stands over the rule's own; the defaults stand below it."""
+        return _by_rule(self.settings.get("set-resources")).get(rule, {})
+
     def gpus_by_partition(self) -> dict[str, dict[str, int]]:
         """partition -> {GPU type, or "" for any: GPUs per node}."""
         wanted: dict[str, dict[str, int]] = {}
