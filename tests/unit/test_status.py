@@ -51,6 +51,34 @@ def test_a_running_job_is_seen_with_its_place_and_progress(results, monkeypatch)
     assert (after["shards_running"], after["jobs"]) == (0, [])
 
 
+def test_a_renewal_that_fails_is_tried_again(results, monkeypatch, capsys):
+    """The record's directory becomes a file for a while, in one step, which stops root as well."""
+    monkeypatch.setattr(job_record, "RENEWED_EVERY", 0.01)
+    (results / "directory").mkdir()
+    (results / "file").touch()
+
+    def becomes(kind):
+        (results / "link").symlink_to(results / kind)
+        (results / "link").replace(ledger(results).parent)
+
+    def until(condition, what):
+        deadline = time.monotonic() + 20
+        while not condition():
+            assert time.monotonic() < deadline, what
+
+    becomes("directory")
+    with job_record.job_record(ledger(results), "convert mias", 40) as watch:
+        for done in (1, 2):  # the second outage is said as well
+            said = []
+            becomes("file")
+            until(lambda said=said: said.append(capsys.readouterr().err) or "renewed" in "".join(said), "nothing said")
+            becomes("directory")
+            watch({"done": done})
+            until(lambda done=done: dataset_status(results, "mias")["jobs"][0]["done"] == done, "never renewed again")
+            assert ("".join(said) + capsys.readouterr().err).count("cannot be renewed") == 1
+    assert dataset_status(results, "mias")["jobs"] == []
+
+
 def test_a_failed_job_keeps_its_reason(results, capsys):
     with pytest.raises(OSError, match="disk full"), job_record.job_record(ledger(results), "convert mias", 40):
         raise OSError("disk full")

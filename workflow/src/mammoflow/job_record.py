@@ -139,8 +139,16 @@ class _Keeper:
             print(f"{self.path} cannot be written: {error.strerror or error}", file=sys.stderr)
 
     def _renew(self) -> None:
+        lost = False
         while not self._stopped.wait(RENEWED_EVERY):
-            self._write()
+            try:
+                self._write()
+                lost = False
+            except OSError as error:  # a stale handle, a quota: the next try may do, and the job has not stopped
+                if not lost:
+                    text = f"{self.path} cannot be renewed: {error.strerror or error}. The job goes on and tries again"
+                    print(text, file=sys.stderr, flush=True)
+                lost = True
 
     def _write(self) -> None:
         write_json(self.path, asdict(self._record))
