@@ -243,8 +243,7 @@ def run_settings_all(wildcards):
 
 def gpu_jobs(wildcards):
     """1 where the job would take this machine's GPU, for a cap such as that of profiles/local. Clusters count GPUs."""
-    wanted = config["runs"][wildcards.run]["accelerator"] != "cpu"
-    return int(wanted and any(Path("/dev").glob("nvidia[0-9]*")))
+    return int(config["runs"][wildcards.run]["accelerator"] != "cpu" and runtime.sees_gpu())
 
 
 def run_processes(wildcards):

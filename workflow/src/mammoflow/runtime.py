@@ -1,6 +1,7 @@
-"""Minutes that a job asks for: twice as many with each attempt, up to what the machine allows."""
+"""What a job asks of its machine: minutes, twice as many with each attempt up to what is allowed, and a GPU."""
 
 import os
+from pathlib import Path
 
 from mammoflow.errors import UserError
 
@@ -24,3 +25,8 @@ def minutes_of(minutes: int, attempt: int) -> int:
     """What a rule of ``minutes`` asks for at an attempt, counted from 1. Raises UserError as :func:`longest`."""
     asked, most = minutes * 2 ** (attempt - 1), longest()
     return asked if most is None else min(asked, most)
+
+
+def sees_gpu() -> bool:
+    """Whether this machine shows an NVIDIA GPU. By its device files: to ask torch would cost each dry run seconds."""
+    return any(Path("/dev").glob("nvidia[0-9]*"))
