@@ -156,6 +156,21 @@ def test_without_a_configuration_the_one_that_the_last_run_saved_says_it(results
     assert dataset_status(results, "mias")["shards"] == 3
 
 
+def test_the_default_configuration_says_it_only_of_its_own_runs(back_again, tmp_path, capsys, monkeypatch):
+    """A run of another file may share its results, and its shards are those that count."""
+    (tmp_path / "config").mkdir()
+    back_again.rename(tmp_path / "config" / "config.yaml")
+    monkeypatch.chdir(tmp_path)
+    shards = {}
+    for label, changed in [("own", {}), ("of another file", {"seed": 7})]:
+        config = read_config(Path("config/config.yaml"))
+        config["datasets"]["mias"]["shards"] = 3
+        write_yaml(Path(config["results"]) / "config.yaml", {**config, **changed})
+        assert main(["status", "--json"]) == 0
+        shards[label] = json.loads(capsys.readouterr().out)["mias"]["shards"]
+    assert shards == {"own": 2, "of another file": 3}
+
+
 def test_failed_ledgers_have_the_names_that_the_rules_give_them(back_again, capsys):
     """Quoted for ``xargs``: the path holds a space."""
     assert main(["failed-shards", "mias", "--config", str(back_again)]) == 0

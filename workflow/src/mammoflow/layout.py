@@ -7,6 +7,7 @@ the newest files are not those of the configuration. So the configuration is ask
 import argparse
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -16,7 +17,8 @@ from mammoflow.errors import UserError
 
 @dataclass(frozen=True)
 class Place:
-    """``results``: as the rules' file names begin. ``shards``: of each dataset that ``config``, if any, names."""
+    """``results``: as the rules' file names begin. ``shards``: by dataset, empty where the last run's count.
+    ``config``: as it was named."""
 
     results: str
     shards: dict[str, int] = field(default_factory=dict)
@@ -27,7 +29,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """``--config``, or ``--results`` instead."""
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
-        "--config", type=Path, metavar="YAML", help=f"configuration (default {settings.DEFAULT}, where it exists)"
+        "--config",
+        type=Path,
+        metavar="YAML",
+        help=f"configuration (default: {settings.DEFAULT}, or what its results hold)",
     )
     which.add_argument(
         "--results", metavar="DIR", help="directory of results instead, with the configuration that its last run saved"
@@ -35,14 +40,25 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def place_of(args: argparse.Namespace) -> Place:
-    """What the options of a command name. Raises UserError where the configuration cannot be read or is wrong."""
-    path = args.config
-    if path is None and args.results is None and settings.DEFAULT.is_file():
-        path = settings.DEFAULT
-    if path is None:
+    """What the options of a command name. Raises UserError where the configuration cannot be read or is wrong.
+
+    Without options the default configuration says where the results are. Which shards count it says only where the last
+    run was its own, since a run of another file may share its results.
+    """
+    if args.results is not None or not (args.config or settings.DEFAULT.is_file()):
         return Place(args.results or "results")
-    config = settings.read_config(path)
-    return Place(config["results"], {name: row["shards"] for name, row in config["datasets"].items()}, path)
+    config = settings.read_config(args.config or settings.DEFAULT)
+    if not args.config and not _same_but_for_shards(config, _saved_config(Path(config["results"]) / "config.yaml")):
+        return Place(config["results"])
+    return Place(config["results"], {name: row["shards"] for name, row in config["datasets"].items()}, args.config)
+
+
+def _same_but_for_shards(config: dict[str, Any], saved: dict[str, Any]) -> bool:
+    def masked(values: dict[str, Any]) -> dict[str, Any]:
+        rows = values.get("datasets") or {}
+        return {**values, "datasets": {name: {**(row or {}), "shards": None} for name, row in rows.items()}}
+
+    return masked(config) == masked(saved)
 
 
 def shard_count(results: Path, dataset: str) -> int:
@@ -65,7 +81,7 @@ def ledger_paths(results: Path, dataset: str, stage: str, shards: int | None = N
     return sorted((results / dataset / stage).glob(f"*-of-{count:04d}.parquet" if count else "*-of-*.parquet"))
 
 
-def _saved_config(path: Path) -> dict:
+def _saved_config(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
