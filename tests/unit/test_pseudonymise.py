@@ -554,3 +554,12 @@ def test_bad_requests_are_one_sentence(tree, tmp_path, key_file, capsys, words, 
     assert message in said.err
     assert len(said.err.splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_a_tree_with_paths_that_are_not_utf_8_is_refused_before_anything_is_written(tree, tmp_path, key_file, capsys):
+    next(tree.rglob("*.dcm")).rename(os.fsdecode(os.fsencode(tree) + b"/M\xfcller.dcm"))
+    assert cli.main(["pseudonymise", str(tree), str(tmp_path / "out"), "--key-file", str(key_file)]) == 2
+    said = capsys.readouterr().err
+    assert "1 of 5 DICOM files" in said
+    assert "ller" not in said
+    assert not (tmp_path / "out").exists()

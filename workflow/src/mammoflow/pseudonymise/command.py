@@ -144,6 +144,12 @@ def _read_sources(root: Path, key: Key, threads: int) -> list[Source]:
     files = dicom_files(root)
     if not files:
         raise UserError(f"no DICOM file lies below {root}: name the tree that your archive exported")
+    foreign = sum(not _is_utf8(path) for path in files)
+    if foreign:  # a count, since such a path is often a woman's name
+        raise UserError(
+            f"{foreign} of {len(files)} DICOM files below {root} have a path that is not UTF-8, which no table could "
+            "hold: rename them, such as by `convmv -r -f latin1 -t utf8 --notest DIR`"
+        )
     with ThreadPoolExecutor(threads) as readers:
         sources = list(readers.map(lambda path: read_source(path, root, key), files))
     seen: set[str] = set()
@@ -152,6 +158,14 @@ def _read_sources(root: Path, key: Key, threads: int) -> list[Source]:
             sources[number] = replace(source, reason="duplicate_file")
         seen.add(source.image_id)
     return sources
+
+
+def _is_utf8(path: Path) -> bool:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _write_tables(
