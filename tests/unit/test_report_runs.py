@@ -31,6 +31,19 @@ def test_every_calibration_that_the_schema_allows_has_its_words(two_runs, run, m
     assert f"is the fused score after {METHOD_NAMES[method]} on validation" in build(two_runs, [run])
 
 
+def test_units_without_a_label_are_said_to_be_missing(two_runs, run):
+    assert "not counted" not in build(two_runs, [run])
+    path = run / "evaluate" / "metrics.json"
+    metrics = read_json(path)
+    for block in metrics["results"]:
+        block["n_unlabelled"] = {"patient": 3, "breast": 1}.get(block["level"], 0)
+    write_json(path, metrics)
+    html = build(two_runs, [run])
+    assert "3 test patients have no label and are not counted. A woman without a known cancer is negative only" in html
+    assert "1 test breast has no label and is not counted.</p>" in html
+    assert "test images" not in html.split("Operating points")[0].split("Results on the test split")[1]
+
+
 def controlled(two_runs, directory):
     """A copy of the second run as a negative control: its labels are not those of the archives."""
     control = shutil.copytree(two_runs["runs"][1], directory / "control")
