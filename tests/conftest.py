@@ -19,8 +19,10 @@ os.environ["PYTHONPATH"] = str(REPOSITORY / "workflow" / "src")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that run the workflow come first: begun last, the longest would end alone, with the other cores idle."""
-    items.sort(key=lambda item: item.get_closest_marker("workflow") is None)
+    """Files that run the workflow come first, then those with slow tests: begun last, the longest would end alone, with
+    the other cores idle."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (item.get_closest_marker("workflow") is None, item.path not in slow))
 
 
 @pytest.fixture(scope="session")

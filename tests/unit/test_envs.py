@@ -29,7 +29,12 @@ CONDA_NAMES = {
 BY_NAME = "mammoflow.datasets.adapter"
 ADAPTERS = [f"mammoflow.datasets.{path.stem}" for path in (SOURCE / "mammoflow" / "datasets").glob("*.py")]
 # Hard dependencies of a package that is named.
-COMES_WITH = {"markupsafe": "jinja2", "threadpoolctl": "scikit-learn", "yte": "snakemake-minimal"}
+COMES_WITH = {
+    "markupsafe": "jinja2",
+    "threadpoolctl": "scikit-learn",
+    "yte": "snakemake-minimal",
+    "humanfriendly": "snakemake-minimal",
+}
 # Reached through pandas, which does not import them by itself.
 THROUGH_PANDAS = {"read_parquet": "pyarrow", "to_parquet": "pyarrow", "read_excel": "openpyxl"}
 

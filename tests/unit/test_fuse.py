@@ -292,7 +292,7 @@ def test_contralateral_difference_and_views(cohort):
 
 
 def test_a_breast_of_unknown_side_has_no_other_breast():
-    breasts = pd.DataFrame({"dataset": "mias", "patient_id": ["P1", "P2", "P2"], "laterality": [pd.NA, "L", "R"]})
+    breasts = pd.DataFrame({"dataset": "mias", "study_id": ["P1", "P2", "P2"], "laterality": [pd.NA, "L", "R"]})
     breasts.index = fuse.breast_key(breasts)
     found = fuse.minus_other(pd.Series([0.9, 0.6, 0.2], index=breasts.index), breasts)
     assert found.tolist() == pytest.approx([np.nan, 0.4, -0.4], nan_ok=True)
