@@ -1,18 +1,22 @@
 """Records of jobs and `status`: what runs, what stopped and why, without asking a scheduler."""
 
+import io
 import json
 import os
 import shlex
 import signal
+import sys
 import time
 from pathlib import Path
 
 import pytest
 import yaml
+from rich.console import Console
 
 from made_tables import make_images
-from mammoflow import job_record, tables
+from mammoflow import job_record, status, tables
 from mammoflow.cli import main
+from mammoflow.console import stdout_console
 from mammoflow.files import write_yaml
 from mammoflow.settings import read_config
 from mammoflow.status import dataset_status
@@ -51,9 +55,11 @@ def test_a_running_job_is_seen_with_its_place_and_progress(results, monkeypatch)
     assert (after["shards_running"], after["jobs"]) == (0, [])
 
 
-def test_a_renewal_that_fails_is_tried_again(results, monkeypatch, capsys):
+def test_a_renewal_that_fails_is_tried_again(results, monkeypatch):
     """The record's directory becomes a file for a while, in one step, which stops root as well."""
     monkeypatch.setattr(job_record, "RENEWED_EVERY", 0.01)
+    said = io.StringIO()  # only looked at: pytest's own capture is emptied when it is read, while the thread may write
+    monkeypatch.setattr(sys, "stderr", said)
     (results / "directory").mkdir()
     (results / "file").touch()
 
@@ -69,13 +75,12 @@ def test_a_renewal_that_fails_is_tried_again(results, monkeypatch, capsys):
     becomes("directory")
     with job_record.job_record(ledger(results), "convert mias", 40) as watch:
         for done in (1, 2):  # the second outage is said as well
-            said = []
             becomes("file")
-            until(lambda said=said: said.append(capsys.readouterr().err) or "renewed" in "".join(said), "nothing said")
+            until(lambda done=done: said.getvalue().count("cannot be renewed") == done, "nothing said")
             becomes("directory")
             watch({"done": done})
             until(lambda done=done: dataset_status(results, "mias")["jobs"][0]["done"] == done, "never renewed again")
-            assert ("".join(said) + capsys.readouterr().err).count("cannot be renewed") == 1
+            assert said.getvalue().count("cannot be renewed") == done
     assert dataset_status(results, "mias")["jobs"] == []
 
 
@@ -197,6 +202,17 @@ def test_a_dataset_or_results_that_are_not_there_name_the_cure(back_again, tmp_p
     monkeypatch.chdir(tmp_path)  # no config/config.yaml here
     assert main(["status"]) == 2
     assert "--config" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("width", [None, 80])
+def test_the_table_cuts_no_word_off(results, capsys, width):
+    """Neither in a pipe, where there is room, nor in a narrow window, where it goes on in the next line."""
+    view = status._table({"mias": dataset_status(results, "mias")})
+    (stdout_console() if width is None else Console(width=width)).print(view)
+    printed = capsys.readouterr().out
+    assert "…" not in printed
+    assert ("shards done" in printed.splitlines()[1]) == (width is None)
+    assert max(map(len, printed.splitlines())) <= (width or 140)
 
 
 def test_results_are_called_as_snakemake_calls_files_on_its_command_line(tmp_path):

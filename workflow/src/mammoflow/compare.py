@@ -4,15 +4,14 @@ Negative controls are left out and named.
 """
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from mammoflow import settings
 from mammoflow.comparison import compare, controls_sentence, read_scores
+from mammoflow.console import stdout_console
 from mammoflow.errors import UserError
 from mammoflow.files import write_json, write_text
 from mammoflow.levels import LEVELS
@@ -21,7 +20,6 @@ from mammoflow.metrics import LOWER_IS_BETTER, METRIC_NAMES
 MODEL_NAMES = {"image": "image model", "fused": "image + metadata", "metadata": "metadata-only floor"}
 # A table of more would not be read in a terminal; the page and the JSON file hold all.
 TERMINAL_METRICS = ("auc", "average_precision", "partial_auc", "pf1", "sensitivity_at_specificity_90", "brier")
-PIPE_WIDTH = 140
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
     out = args.out or args.results / "compare.html"
     write_json(out.with_suffix(".json"), found)
     write_text(out, comparison_page(found))
-    console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False)
+    console = stdout_console()
     for level in LEVELS if args.level == "all" else [args.level]:
         for part in level_tables(found, level):
             console.print(part)

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from rich.console import Console
+from rich import box
 from rich.table import Table
 
 from mammoflow import tables
+from mammoflow.console import stdout_console
 from mammoflow.errors import UserError
 from mammoflow.imaging.errors import meaning
 from mammoflow.job_record import JobRecord, read_records
@@ -92,8 +93,7 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         print(json.dumps(status, indent=2, sort_keys=True))
         return
-    console = Console()
-    console.print(_table(status))
+    stdout_console().print(_table(status))
     for name, row in status.items():
         # Plain print: lines that people copy must not be wrapped or coloured.
         for job in row["jobs"][:JOBS_SHOWN]:
@@ -121,7 +121,9 @@ def _retry(dataset: str, args: argparse.Namespace) -> str:
 
 def _table(status: dict[str, dict[str, Any]]) -> Table:
     names = ("dataset", "images", "present", "shards done", "running", "stopped", "converted", "failed", "quarantined")
-    view = Table(*names, "lesions cut", "manifest")
+    view = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in (*names, "lesions cut", "manifest"):
+        view.add_column(name, overflow="fold")  # in a narrow window on two lines, never cut off
     for name, row in status.items():
         view.add_row(
             name,
