@@ -4,7 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mammoflow import tables
-from mammoflow.train.units import build_units, participants, shuffle_labels, unit_ids
+from mammoflow.features import unit_key
+from mammoflow.train.units import build_units, participants, shuffle_labels
 from mammoflow.unit_labels import LABELS
 
 
@@ -45,7 +46,7 @@ def test_a_breast_holds_all_its_views_and_the_worst_label():
     assert right.label is None
     assert (unknown.unit_id, unknown.split, unknown.fold) == ("d|b|NA", "test", None)
     assert [unit.label for unit in build_units(rows, "image")] == [0, 1, None, 0]
-    assert unit_ids(rows, "patient").tolist() == ["d|a", "d|a", "d|a", "d|b"]
+    assert unit_key(rows, "patient").tolist() == ["d|a", "d|a", "d|a", "d|b"]
 
 
 def test_only_converted_rows_in_a_split_take_part():

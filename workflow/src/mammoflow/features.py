@@ -85,6 +85,14 @@ def breast_key(frame: pd.DataFrame) -> pd.Series:
     return frame["dataset"] + "|" + frame["study_id"] + "|" + frame["laterality"].fillna("NA")
 
 
+def unit_key(rows: pd.DataFrame, level: str) -> pd.Series:
+    """Name of each row's image, breast or patient, after its dataset: the ``unit_id`` of predictions.
+
+    Images of an exam whose side is not known form one breast of their own (``...|NA``).
+    """
+    return breast_key(rows) if level == "breast" else rows["dataset"] + "|" + rows[f"{level}_id"]
+
+
 def breast_table(manifest: pd.DataFrame, findings: pd.DataFrame | None = None) -> pd.DataFrame:
     """One row per breast that takes part, indexed by :func:`breast_key`, with every pre-read and read feature.
 

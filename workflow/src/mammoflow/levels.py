@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from mammoflow.errors import UserError
-from mammoflow.features import age_band, breast_key, categories, most_frequent
+from mammoflow.features import age_band, categories, most_frequent, unit_key
 
 LEVELS = ["image", "breast", "patient"]
 SUBGROUPS = ["dataset", "density", "age_band", "view", "site", "manufacturer", "finding", "lesion_size"]
@@ -46,13 +46,6 @@ def scored_units(level: str, predictions: pd.DataFrame, fused: pd.DataFrame) -> 
     for name in ("metadata", "fused") if level == "patient" else ("metadata", "fused", "calibrated"):
         units[name] = scores[f"score_{name}"].groupby(level=0).max().reindex(units.index)
     return units
-
-
-def unit_key(rows: pd.DataFrame, level: str) -> pd.Series:
-    """Name of each row's image, breast or patient, after its dataset."""
-    if level == "breast":
-        return breast_key(rows)
-    return rows["dataset"] + "|" + rows[f"{level}_id"]
 
 
 def attributes(manifest: pd.DataFrame, level: str, findings: pd.DataFrame | None = None) -> pd.DataFrame:

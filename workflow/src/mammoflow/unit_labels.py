@@ -8,7 +8,7 @@ her unknown, which is neither 0 nor benign.
 
 import pandas as pd
 
-from mammoflow.features import breast_key
+from mammoflow.features import unit_key
 
 # Column of the label of each level's unit, on image rows.
 LABELS = {"image": "label_malignant", "breast": "label_breast", "patient": "label_patient"}
@@ -20,8 +20,7 @@ def with_unit_labels(manifest: pd.DataFrame) -> pd.DataFrame:
     A breast (at one exam) has the highest known label of all its images; a patient that of all her breasts, and NA
     instead of 0 where an image was left out for want of a label and nothing else tells of its breast.
     """
-    breasts = breast_key(manifest)
-    patients = manifest["dataset"] + "|" + manifest["patient_id"]
+    breasts, patients = unit_key(manifest, "breast"), unit_key(manifest, "patient")
     label = manifest["label_malignant"]
     of_breast = label.groupby(breasts).transform("max")
     reason = manifest["exclude_reason"]

@@ -15,7 +15,7 @@ from mammoflow import tables
 from mammoflow.datasets.same_films import refuse_seen_films
 from mammoflow.duplicates import join_tables
 from mammoflow.errors import UserError
-from mammoflow.features import breast_key
+from mammoflow.features import unit_key
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -52,8 +52,10 @@ def search_pictures(manifest: pd.DataFrame, cohort: pd.DataFrame, store: Path, t
     """
     from mammoflow.neardup import find_near_duplicates  # OpenCV, and only here
 
-    women = _patient(manifest)[_wanted(manifest)]
-    rows = manifest[_patient(manifest).isin(women) & manifest["image_path"].notna()].assign(exclude_reason=pd.NA)
+    women = unit_key(manifest, "patient")[_wanted(manifest)]
+    rows = manifest[unit_key(manifest, "patient").isin(women) & manifest["image_path"].notna()].assign(
+        exclude_reason=pd.NA
+    )
     # The cohort's images were compared with each other when it was split: as one group they are not again.
     placed = cohort[cohort["split"].notna()].assign(group_id="the cohort")
     both = pd.concat([placed, rows], ignore_index=True).drop_duplicates(["dataset", "image_id"])
@@ -77,7 +79,7 @@ def unlabelled(manifest: pd.DataFrame, cohort: pd.DataFrame, pairs: pd.DataFrame
     several = set(folds.index[folds["nunique"] > 1])  # of two folds at once it could honestly teach neither
     names = placed.drop_duplicates("joined").set_index("joined")["group_id"]
     wanted &= ~group.isin(held_out | several)
-    wanted &= ~breast_key(manifest).isin(breast_key(placed))  # a known label is not to be voted on
+    wanted &= ~unit_key(manifest, "breast").isin(unit_key(placed, "breast"))  # a known label is not to be voted on
     if not wanted.any():
         archives = ", ".join(sorted(manifest["dataset"].unique()))
         raise UserError(f"pseudo_labels.datasets: {archives} hold no converted image without a label that may be taken")
@@ -94,7 +96,3 @@ def unlabelled(manifest: pd.DataFrame, cohort: pd.DataFrame, pairs: pd.DataFrame
 def _wanted(manifest: pd.DataFrame) -> pd.Series:
     """Converted, and left out for want of a label."""
     return manifest["exclude_reason"].str.startswith("no_label").fillna(False) & manifest["image_path"].notna()
-
-
-def _patient(rows: pd.DataFrame) -> pd.Series:
-    return rows["dataset"] + "|" + rows["patient_id"]

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 
 from mammoflow import lesions, provenance, settings, tables
 from mammoflow.errors import UserError
+from mammoflow.features import unit_key
 from mammoflow.lesions import Key
 from mammoflow.pack import PackedImages
 from mammoflow.train.candidates import candidates
@@ -41,7 +42,7 @@ from mammoflow.train.heatmaps import write_heatmaps
 from mammoflow.train.model import BreastModel, normalise, to_unit_range
 from mammoflow.train.segment_predict import mean_map, segment
 from mammoflow.train.segmenter import Segmenter
-from mammoflow.train.units import Unit, build_units, shuffle_labels, unit_ids
+from mammoflow.train.units import Unit, build_units, shuffle_labels
 from mammoflow.unit_labels import LABELS
 
 # Keys of a run that must be the same in training and here.
@@ -215,13 +216,13 @@ def heat_map(folds: list[FoldModel], section: dict[str, Any]) -> tuple[Callable[
 def by_level(manifest: pd.DataFrame, images: pd.DataFrame, breasts: dict[str, float] | None = None) -> pd.DataFrame:
     """The ``predictions`` table from ``score`` and further columns of images and, where they were scored as one, the
     scores of breasts, both by unit_id."""
-    keys = unit_ids(manifest, "image")
+    keys = unit_key(manifest, "image")
     rows = manifest.assign(score=keys.map(images["score"]))
     image_rows = rows.assign(unit_id=keys, **{name: keys.map(images[name]) for name in images.columns})
     breast_rows = _gather(rows, "breast", ["study_id", "laterality"])
     if breasts is not None:
         breast_rows["score"] = breast_rows["unit_id"].map(breasts)
-    scored = rows.assign(score=unit_ids(rows, "breast").map(breast_rows.set_index("unit_id")["score"]))
+    scored = rows.assign(score=unit_key(rows, "breast").map(breast_rows.set_index("unit_id")["score"]))
     levels = {"image": image_rows, "breast": breast_rows, "patient": _gather(scored, "patient", [])}
     frame = pd.concat([part.assign(level=level) for level, part in levels.items()], ignore_index=True)
     keep = [name for name in tables.PREDICTIONS if name in frame]
@@ -234,7 +235,7 @@ def by_level(manifest: pd.DataFrame, images: pd.DataFrame, breasts: dict[str, fl
 def _gather(rows: pd.DataFrame, level: str, extra: list[str]) -> pd.DataFrame:
     """One row per unit of ``level``: its label, its images' highest score, and what they share."""
     shared = ["dataset", "patient_id", "group_id", "split", "fold", *extra]
-    grouped = rows.assign(unit_id=unit_ids(rows, level)).groupby("unit_id", sort=True)
+    grouped = rows.assign(unit_id=unit_key(rows, level)).groupby("unit_id", sort=True)
     columns = {"label_malignant": LABELS[level], "score": "score"}
     return grouped[shared].first().assign(**{to: grouped[name].max() for to, name in columns.items()}).reset_index()
 

@@ -22,11 +22,12 @@ from mammoflow import settings, tables
 from mammoflow.datasets.same_films import refuse_seen_films
 from mammoflow.duplicates import join_tables
 from mammoflow.errors import UserError
+from mammoflow.features import unit_key
 from mammoflow.files import write_json
 from mammoflow.pack import PackedImages
 from mammoflow.train.common import JoinedPacks, open_cohort, open_pack, say, set_threads, uses_cuda
 from mammoflow.train.from_run import Source, overlap, refuse_films_of
-from mammoflow.train.units import build_units, unit_ids
+from mammoflow.train.units import build_units
 from mammoflow.unit_labels import with_unit_labels
 
 LABELS, TAUGHT_BY, ACCOUNT = "pseudo.parquet", "pseudo_seen.parquet", "pseudo.json"
@@ -112,7 +113,7 @@ def confident(rows: pd.DataFrame, scores: pd.Series, unit: str, rule: dict[str, 
 
     ``scores``: probability of malignancy by unit_id.
     """
-    score = unit_ids(rows, unit).map(scores)
+    score = unit_key(rows, unit).map(scores)
     labels = pd.Series(pd.NA, index=rows.index, dtype="Int64")
     labels[score <= rule["benign_below"]] = 0
     labels[score >= rule["malignant_above"]] = 1

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from mammoflow.features import breast_key
+from mammoflow.features import unit_key
 from mammoflow.unit_labels import LABELS, with_unit_labels
 
 UNKNOWN_SIDE = "NA"
@@ -36,18 +36,10 @@ def participants(manifest: pd.DataFrame) -> pd.DataFrame:
     return with_unit_labels(manifest).loc[taking_part].reset_index(drop=True)
 
 
-def unit_ids(rows: pd.DataFrame, level: str) -> pd.Series:
-    """``unit_id`` of each image row at ``level`` image, breast or patient.
-
-    Images of an exam whose side is not known form one breast of their own (``...|NA``).
-    """
-    return breast_key(rows) if level == "breast" else rows["dataset"] + "|" + rows[f"{level}_id"]
-
-
 def build_units(rows: pd.DataFrame, unit: str) -> list[Unit]:
     """Units of :func:`participants`' rows, sorted by id, with the label of ``unit``'s level."""
     units = []
-    for unit_id, group in rows.groupby(unit_ids(rows, unit), sort=True):
+    for unit_id, group in rows.groupby(unit_key(rows, unit), sort=True):
         label, fold = group[LABELS[unit]].max(), group["fold"].iloc[0]
         units.append(
             Unit(
